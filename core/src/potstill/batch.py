@@ -1,0 +1,94 @@
+"""One batch, and the units that losses are means of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+IGNORED = -100
+"""The integer label of what has no label; a float label that is missing is NaN."""
+
+
+@dataclass
+class Batch:
+    """Rows of a data set, padded to the longest one.
+
+    Attributes:
+        student: the student's inputs by name (`input_ids`, `attention_mask`, ...), each [batch, seq].
+        teacher: the teacher's inputs. The same object as `student` where both share a tokenizer.
+        labels: [batch] classes or values, [batch, seq] token labels, [batch, 2] spans. Missing ones are
+            `IGNORED` (integers) or NaN (floats).
+        index: [batch], the rows in the data set.
+        companions: named batches that travel with this one, row by row (interchange sources).
+    """
+
+    student: dict[str, Tensor]
+    teacher: dict[str, Tensor]
+    labels: Tensor
+    index: Tensor
+    companions: dict[str, Batch] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def shared(self) -> bool:
+        """Whether teacher and student read the same tensors."""
+        return self.teacher is self.student
+
+    def to(self, device: torch.device) -> Batch:
+        """This batch on a device; itself where it is there already."""
+        if self.index.device == device:
+            return self
+        student = _moved(self.student, device)
+        return replace(
+            self,
+            student=student,
+            teacher=student if self.shared else _moved(self.teacher, device),
+            labels=self.labels.to(device, non_blocking=True),
+            index=self.index.to(device, non_blocking=True),
+            companions={name: part.to(device) for name, part in self.companions.items()},
+        )
+
+
+def _moved(inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: value.to(device, non_blocking=True) for name, value in inputs.items()}
+
+
+def has_label(labels: Tensor) -> Tensor:
+    """True where a label is there: not `IGNORED` (integers), not NaN (floats). Same shape as `labels`."""
+    return ~labels.isnan() if labels.is_floating_point() else labels != IGNORED
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a loss is a mean of. The count follows from the batch alone, before any forward pass.
+
+    Accumulation and data parallelism weigh a micro-batch's mean with its share of the unit's count
+    in the whole update, so that an update over many micro-batches equals one over a single large batch.
+    """
+
+    name: str
+    count: Callable[[Batch], int] = field(compare=False)
+
+
+def _tokens(batch: Batch) -> int:
+    mask = batch.student.get("attention_mask")
+    return int(mask.sum()) if mask is not None else batch.student["input_ids"].numel()
+
+
+EXAMPLE = Unit("example", len)
+"""Rows."""
+TOKEN = Unit("token", _tokens)
+"""Ones in the student's attention mask."""
+TARGET = Unit("target", lambda batch: int(has_label(batch.labels).sum()))
+"""Labels that are there: rows with a label, tokens with a label, two for a span."""
+BATCH = Unit("batch", lambda batch: int(len(batch) > 0))
+"""Micro-batches, for terms across samples; such a term changes under accumulation and ranks."""
+
+UNITS = (EXAMPLE, TOKEN, TARGET, BATCH)

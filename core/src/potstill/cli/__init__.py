@@ -1,0 +1,50 @@
+"""The command `potstill`: what it does with arguments, and what it says when something goes wrong."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+
+from potstill.errors import PotstillError
+
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit code.
+
+    0 for success, 2 for what the user can mend, 1 for what broke, 130 for an interruption. Errors are one
+    sentence on standard error; `--debug`, anywhere on the line, shows the traceback instead.
+    """
+    import click
+
+    from potstill.cli.group import potstill
+
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    try:
+        code = potstill.main([word for word in words if word != "--debug"], prog_name="potstill", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        _say("Interrupted.")
+        return INTERRUPTED
+    except Exception as error:
+        _say(traceback.format_exc().rstrip() if debug else _sentence(error))
+        return error.exit_code if isinstance(error, PotstillError) else 1
+
+
+def _sentence(error: Exception) -> str:
+    notes = "; ".join(getattr(error, "__notes__", ()))
+    where = f" ({notes})" if notes else ""
+    if isinstance(error, PotstillError):
+        return f"{error}{where}"
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"potstill broke: {what}{where}; run again with --debug for the traceback"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)

@@ -1,0 +1,173 @@
+"""Options that several commands share, and the recipe that they make together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from potstill.cli.compose import Parts, compose
+from potstill.errors import RecipeError
+
+if TYPE_CHECKING:
+    from potstill.recipe import Recipe
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="No bars and no notes.")
+data_root_option = click.option(
+    "--data-root", metavar="DIR", help="Where the recipe's paths start. [default: the recipe's folder]"
+)
+_IN_RECIPE = {
+    "task": "task.kind",
+    "teacher": "teacher.model",
+    "student": "student.model",
+    "student_layers": "student.layers",
+    "export": "export.plugins",
+}
+
+
+class Layers(click.ParamType):
+    """`2,4,6` as a tuple of integers."""
+
+    name = "layers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"'{value}' is no list of layers such as 2,4,6.", param, ctx)
+
+
+_CHANGES = [
+    data_root_option,
+    click.option("--name", help="The run's name. [default: the recipe's]"),
+    click.option("--seed", type=click.IntRange(0), metavar="N", help="The seed of everything random."),
+    click.option("-p", "--plugin", "plugins", multiple=True, metavar="NAME[:OPTION=VALUE,…]",
+                 help="Add a plugin to the last stage that trains the student; repeatable."),
+    click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
+                 help="Change a setting: data.max_length=64, stage.distil.epochs=2, hinton.temperature=4; repeatable."),
+    click.option("--save-recipe", metavar="FILE", help="Write the recipe with all changes to a file."),
+]  # fmt: skip
+_PARTS = [
+    click.option("--teacher", metavar="DIR|HUB-ID", help="The teacher, already trained on the task."),
+    click.option("--student", metavar="DIR|HUB-ID|PLUGIN", help="The student to train."),
+    click.option("--student-layers", type=Layers(), metavar="2,4,6", help="Or: the student starts from these teacher layers."),
+    click.option("--train", metavar="FILE", help="CSV, TSV, JSON lines, Parquet, text, a folder, or a hub id::split."),
+    click.option("--validation", metavar="FILE", help="Rows that the best student is chosen on."),
+    click.option("--test", metavar="FILE", help="Rows that are measured once, at the end."),
+    click.option("--text", metavar="COLUMN", help="The text's column. [default: text]"),
+    click.option("--text-pair", metavar="COLUMN", help="The second text's column."),
+    click.option("--label", metavar="COLUMN", help="The label's column. [default: label]"),
+    click.option("--task", metavar="KIND", help="text-classification, regression, … [default: the teacher's]"),
+    click.option("--max-length", type=click.IntRange(1), metavar="N", help="Tokens a row at most."),
+    click.option("--epochs", type=click.FloatRange(0, min_open=True), metavar="X", help="Times through the training rows."),
+    click.option("--learning-rate", type=click.FloatRange(0, min_open=True), metavar="X", help="The peak learning rate."),
+    click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Rows a micro-batch."),
+    click.option("--export", multiple=True, metavar="PLUGIN", help="Export the student through a plugin, such as onnx; repeatable."),
+]  # fmt: skip
+
+
+def change_options(command: F) -> F:
+    """Adds the options that change a recipe."""
+    return _with(command, _CHANGES)
+
+
+def recipe_options(command: F) -> F:
+    """Adds a recipe file that may be left out, the options that change it and those that stand in for it."""
+    return click.argument("recipe", required=False, metavar="[RECIPE.toml]")(_with(command, [*_CHANGES, *_PARTS]))
+
+
+def _with(command: F, options: list[Callable[[F], F]]) -> F:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe that is ready to be run.
+
+    Attributes:
+        raw: as the file and the options say it, without defaults.
+        data_root: where its relative paths start.
+    """
+
+    raw: dict[str, Any]
+    recipe: Recipe
+    data_root: Path
+
+
+def prepare(
+    recipe: str | None,
+    *,
+    data_root: str | None,
+    name: str | None,
+    seed: int | None,
+    plugins: tuple[str, ...],
+    settings: tuple[str, ...],
+    save_recipe: str | None,
+    **parts: Any,
+) -> Prepared:
+    """The recipe of a file, or of the options where there is no file, with all changes made.
+
+    Order: the file, `-p`, `--set`, `--seed` and `--name`. Relative paths start at `data_root`, by default at the
+    recipe's folder; those from options at the current folder.
+    Raises: RecipeError; UserError.
+    """
+    from potstill import recipe as recipes
+
+    composed = Parts(name=name, **parts)
+    if recipe is None:
+        raw, where, root = compose(composed), "the command line", Path.cwd()
+    else:
+        _refuse_parts(composed, recipe)
+        raw, where, root = read(recipe), recipe, Path(recipe).absolute().parent
+    raw = recipes.with_plugins(raw, list(plugins)) if plugins else raw
+    raw = recipes.with_overrides(raw, list(settings)) if settings else raw
+    raw |= {key: value for key, value in (("seed", seed), ("name", name)) if value is not None}
+    ready = Prepared(raw, recipes.parse(raw, where), _root(data_root) or root)
+    if save_recipe is not None:
+        Path(save_recipe).write_text(recipes.dump(ready.recipe), encoding="utf-8")
+        click.echo(f"The recipe is in {save_recipe}.", err=True)
+    return ready
+
+
+def read(recipe: str) -> dict[str, Any]:
+    """A recipe file's tables; where there is no such file, the error says which plugin ships it."""
+    from potstill.recipe import read as read_tables
+
+    path = Path(recipe).expanduser()
+    if not path.exists():
+        from potstill.recipes import shipped
+
+        if path.stem in {found.name for found in shipped()}:
+            raise RecipeError(f"recipe '{recipe}' does not exist; `potstill recipes copy {path.stem}` makes it here.")
+    return read_tables(path)
+
+
+def _refuse_parts(parts: Parts, recipe: str) -> None:
+    said = parts.said()
+    if not said:
+        return
+    option = "--" + said[0].replace("_", "-")
+    key = _IN_RECIPE.get(said[0], f"stage.NAME.{said[0]}" if said[0] in _STAGE_KEYS else f"data.{said[0]}")
+    raise RecipeError(f"{option} stands in for a recipe file, but there is '{recipe}'; change it by --set {key}=….")
+
+
+_STAGE_KEYS = {"epochs", "learning_rate", "batch_size"}
+
+
+def _root(data_root: str | None) -> Path | None:
+    if data_root is None:
+        return None
+    path = Path(data_root).expanduser()
+    if not path.is_dir():
+        raise RecipeError(f"--data-root: there is no folder '{data_root}'.")
+    return path.absolute()

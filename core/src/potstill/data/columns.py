@@ -1,0 +1,71 @@
+"""Columns of a data set by their roles: whether they are there, and whether texts are text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from datasets import Dataset, Features, Value
+
+from potstill.errors import DataError, did_you_mean
+
+Columns = Mapping[str, str]
+"""Column names by role: "text", "text_pair", "label"."""
+
+TEXTS = ("text", "text_pair")
+_NUMBERS = ("int", "uint", "float")
+_BLOCK = 4096
+
+
+def check_columns(columns: Columns, there: Sequence[str], where: str) -> None:
+    """Raises: DataError where a column is missing, with the nearest name and those that are there."""
+    for role, name in columns.items():
+        if name not in there:
+            raise DataError(
+                f"{where} has no column '{name}' (data.{role}); its columns are {', '.join(map(repr, there))}."
+                f"{did_you_mean(name, there)}"
+            )
+
+
+def by_role(dataset: Dataset, columns: Columns, where: str) -> Dataset:
+    """The columns that have a role, renamed to it; the others are left out.
+
+    Raises: DataError where a column is missing.
+    """
+    check_columns(columns, dataset.column_names, where)
+    kept = dataset.select_columns(list(columns.values()))
+    return kept.rename_columns({name: role for role, name in columns.items()})
+
+
+def as_text(dataset: Dataset, columns: Columns, where: str) -> Dataset:
+    """The data set with text columns that are text: a column of numbers alone is written as text.
+
+    Raises: DataError, naming the first row whose text is missing or something else.
+    """
+    for role in (role for role in TEXTS if role in dataset.column_names):
+        kind = dataset.features[role].dtype if isinstance(dataset.features[role], Value) else ""
+        if kind.startswith(_NUMBERS):
+            dataset = _cast(dataset, role)
+        elif kind not in ("string", "large_string"):
+            _check_texts(dataset, role, columns[role], where)
+            dataset = _cast(dataset, role)
+        if _has_nulls(dataset, role):
+            _check_texts(dataset, role, columns[role], where)
+    return dataset
+
+
+def _cast(dataset: Dataset, role: str) -> Dataset:
+    # In memory, since the cache of a data set from a folder would be written beside the user's own files.
+    features = Features({**dataset.features, role: Value("string")})
+    return dataset.cast(features, keep_in_memory=True)
+
+
+def _has_nulls(dataset: Dataset, role: str) -> bool:
+    blocks = dataset.select_columns([role]).with_format("arrow").iter(_BLOCK)
+    return any(block.column(0).null_count for block in blocks)
+
+
+def _check_texts(dataset: Dataset, role: str, name: str, where: str) -> None:
+    for row, value in enumerate(dataset[role], 1):
+        if not isinstance(value, str):
+            told = "is missing" if value is None else f"is {value!r:.60}, not text"
+            raise DataError(f"{where}, row {row}: the text '{name}' {told}.")

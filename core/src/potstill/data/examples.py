@@ -1,0 +1,93 @@
+"""A data set ready for training: tokens of student and teacher, labels, and how rows become a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from potstill.batch import IGNORED, Batch
+from potstill.errors import DataError
+
+if TYPE_CHECKING:
+    from potstill.data.table import TokenTable
+    from potstill.tasks import Task
+
+Targets = npt.NDArray[Any] | list[Any]
+"""A label a row, as `Task.targets` gives them."""
+
+
+class Examples:
+    """Rows that student and teacher read, each through its own tokenizer.
+
+    Args:
+        student: the student's tokens.
+        teacher: the teacher's tokens of the same rows; None where it shares the student's.
+        labels: a label a row.
+        task: makes the batch's labels.
+        pads: the id that pads the student's rows, and the teacher's.
+    """
+
+    def __init__(
+        self, student: TokenTable, teacher: TokenTable | None, labels: Targets, task: Task, pads: tuple[int, int]
+    ) -> None:
+        _check_aligned(len(student), len(labels), "labels")
+        if teacher is not None:
+            _check_aligned(len(student), len(teacher), "rows of the teacher")
+        self.student, self.teacher, self.labels, self.task, self.pads = student, teacher, labels, task, pads
+        self.lengths = student.lengths if teacher is None else np.maximum(student.lengths, teacher.lengths)
+        """[rows] int32, tokens a row for student or teacher, whichever has more; what bucketing sorts by."""
+
+    def __len__(self) -> int:
+        return len(self.student)
+
+    def batch(self, indices: npt.ArrayLike) -> Batch:
+        """Rows as a CPU batch of int64 tensors, padded to the longest of them; no rows make a batch of 0 rows."""
+        rows = np.asarray(indices, dtype=np.int64)
+        student = padded(self.student, rows, self.pads[0])
+        teacher = student if self.teacher is None else padded(self.teacher, rows, self.pads[1])
+        labels = self.task.collate_labels(_taken(self.labels, rows), student["input_ids"].shape[1])
+        return Batch(student, teacher, labels, torch.from_numpy(rows))
+
+
+def padded(table: TokenTable, rows: npt.NDArray[np.int64], pad: int) -> dict[str, Tensor]:
+    """The model's inputs, each [batch, seq] int64, with the attention mask; token types are padded with 0."""
+    lengths = table.lengths[rows]
+    width = int(lengths.max()) if len(rows) else 0
+    mask = np.arange(width) < lengths[:, None]
+    inputs = {}
+    for name, values in table.rows(rows).items():
+        inputs[name] = _scattered(values, mask, pad if name == "input_ids" else 0)
+    inputs["attention_mask"] = torch.from_numpy(mask.astype(np.int64))
+    return inputs
+
+
+def forget_labels(labels: Targets, keep: int) -> Targets:
+    """The labels with only the first `keep` rows' left; the others count as missing. The input stays as it is."""
+    if isinstance(labels, list):
+        return [label if row < keep else np.full_like(label, IGNORED) for row, label in enumerate(labels)]
+    kept = labels.copy()
+    kept[keep:] = np.nan if np.issubdtype(labels.dtype, np.floating) else IGNORED
+    return kept
+
+
+def _scattered(values: Sequence[npt.NDArray[Any]], mask: npt.NDArray[np.bool_], fill: int) -> Tensor:
+    padded_rows = np.full(mask.shape, fill, dtype=np.int64)
+    if len(values):
+        padded_rows[mask] = np.concatenate(values)
+    return torch.from_numpy(padded_rows)
+
+
+def _taken(labels: Targets, rows: npt.NDArray[np.int64]) -> Targets:
+    return [labels[row] for row in rows] if isinstance(labels, list) else labels[rows]
+
+
+def _check_aligned(rows: int, others: int, what: str) -> None:
+    if rows != others:
+        raise DataError(
+            f"{rows} tokenized rows and {others} {what} do not belong together; both must be the same rows."
+        )

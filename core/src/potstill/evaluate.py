@@ -1,0 +1,90 @@
+"""Running a model over labelled rows, and its scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from potstill.batch import TARGET
+from potstill.data.batching import in_order
+from potstill.data.examples import Examples
+from potstill.progress import Bar
+from potstill.ranks import Ranks
+from potstill.tasks import Task
+
+
+def evaluate(
+    module: nn.Module,
+    examples: Examples,
+    task: Task,
+    ranks: Ranks,
+    *,
+    batch_size: int = 64,
+    teacher_inputs: bool = False,
+    check: Callable[[], None] = lambda: None,
+    bar: Bar | None = None,
+) -> dict[str, float]:
+    """The task's scores of a model, and its mean loss per target as "loss".
+
+    Args:
+        module: left in the mode it was in.
+        examples: rows, of which each rank runs its share.
+        teacher_inputs: feed the batches' `teacher` inputs instead of the `student` ones.
+        check: called between batches; may raise to stop.
+    """
+    logits, labels, loss = predict(
+        module, examples, task, ranks, batch_size=batch_size, teacher_inputs=teacher_inputs, check=check, bar=bar
+    )
+    return {**task.score(logits, labels), "loss": loss}
+
+
+def predict(
+    module: nn.Module,
+    examples: Examples,
+    task: Task,
+    ranks: Ranks,
+    *,
+    batch_size: int = 64,
+    teacher_inputs: bool = False,
+    check: Callable[[], None] = lambda: None,
+    bar: Bar | None = None,
+) -> tuple[Any, Any, float]:
+    """Logits and labels of every row, in the order of the rows, and the mean loss per target."""
+    was_training = module.training
+    module.eval()
+    rows: list[tuple[int, Any, Any]] = []
+    total, targets = 0.0, 0
+    try:
+        with torch.no_grad():
+            for indices in in_order(examples.lengths, batch_size):
+                check()
+                mine = indices[ranks.rank :: ranks.world]
+                if not len(mine):
+                    continue
+                batch = examples.batch(mine).to(ranks.device)
+                logits = task.logits(module(**(batch.teacher if teacher_inputs else batch.student)))
+                count = TARGET.count(batch)
+                if count:
+                    total += float(task.loss(logits, batch)) * count
+                    targets += count
+                outputs, labels = logits.float().cpu().numpy(), batch.labels.cpu().numpy()
+                rows.extend((int(row), outputs[i], labels[i]) for i, row in enumerate(mine))
+                if bar is not None:
+                    bar.advance()
+    finally:
+        module.train(was_training)
+    parts = ranks.gather((rows, total, targets))
+    everything = sorted((row for part in parts for row in part[0]), key=lambda row: row[0])
+    loss = sum(part[1] for part in parts) / max(1, sum(part[2] for part in parts))
+    return _stacked([row[1] for row in everything]), _stacked([row[2] for row in everything]), loss
+
+
+def _stacked(rows: list[Any]) -> Any:
+    """One array where all rows have one shape; else a list of arrays of one row each."""
+    if len({np.shape(row) for row in rows}) <= 1:
+        return np.asarray(rows)
+    return [np.asarray(row)[None] for row in rows]

@@ -1,0 +1,67 @@
+"""The layers of an encoder: finding them, counting them, and choosing some of them for a student."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn
+
+from potstill.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Layers:
+    """An encoder's layers. They count from 1; 0 stands for the embedding output.
+
+    Attributes:
+        count: how many layers a forward pass goes through.
+        name: the path of the module list inside the model.
+        modules: the modules of that list. Fewer than `count` where layers share one module (ALBERT).
+    """
+
+    count: int
+    name: str
+    modules: tuple[nn.Module, ...]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Layers:
+        """Finds the layers of a transformers model; none (count 0) where it has no list of layers."""
+        config = getattr(module, "config", None)
+        count = getattr(config, "num_hidden_layers", 0)
+        lists = {name: part for name, part in module.named_modules() if isinstance(part, nn.ModuleList)}
+        for wanted in (count, getattr(config, "num_hidden_groups", count)):
+            for name, part in lists.items():
+                if len(part) == wanted and wanted > 0:
+                    return cls(count, name, tuple(part))
+        return cls(0, "", ())
+
+    def exact(self, layer: int, *, first: int, side: str) -> int:
+        """A layer's number from the front; -1 is the last.
+
+        Raises:
+            ModelError: the model has no such layer.
+        """
+        exact = self.count + 1 + layer if layer < 0 else layer
+        if not self.count:
+            raise ModelError(f"Layer {layer} of the {side} is asked for, but this model has no list of layers.")
+        if not first <= exact <= self.count:
+            raise ModelError(f"Layer {layer} of the {side} is asked for, but it has layers {first} to {self.count}.")
+        return exact
+
+    @property
+    def shared(self) -> bool:
+        """Whether one module serves several layers."""
+        return len(self.modules) < self.count
+
+    def modules_for(self, numbers: Iterable[int]) -> list[nn.Module]:
+        """The modules to hook so that the layers `numbers` can be seen. Number 0 is seen on entering layer 1."""
+        if self.shared:
+            return list(dict.fromkeys(self.modules)) if set(numbers) else []
+        return [self.modules[number - 1] for number in sorted({max(1, number) for number in numbers})]
+
+    def number(self, module: nn.Module, before: int) -> int:
+        """The number of the layer that `module` is now entered as; `before` is the layer entered last."""
+        if self.shared:
+            return before + 1
+        return next(i for i, layer in enumerate(self.modules, start=1) if layer is module)

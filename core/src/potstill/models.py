@@ -1,0 +1,276 @@
+"""Teachers, students and tokenizers from hub ids, folders, configs and a teacher's layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+import transformers
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from potstill.discovery import installed
+from potstill.errors import ModelError
+from potstill.files import read_json
+from potstill.layers import Layers
+from potstill.recipe import ModelConfig, TaskConfig
+from potstill.tasks import Task, load_task
+
+CARD = "potstill.json"
+"""Beside a saved student: its task, labels and columns."""
+
+
+@dataclass
+class Model:
+    """A module and its tokenizer.
+
+    Attributes:
+        module: a transformers model with a head for the task.
+        tokenizer: turns text into the module's inputs.
+        fresh: names of parameters that no checkpoint gave a value, such as a new head's.
+    """
+
+    module: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    fresh: tuple[str, ...] = ()
+
+
+def from_recipe(spec: ModelConfig, task: Task, root: Path, teacher: Model | None = None) -> Model:
+    """The model that a `[teacher]` or `[student]` table describes.
+
+    Args:
+        spec: the table; one with `plugin` is that plugin's business.
+        task: decides the head.
+        root: folders and files are looked for here first.
+        teacher: where the layers of `layers` come from, and the tokenizer where the table names none.
+    """
+    if spec.model is not None:
+        return load_model(_place(spec.model, root), task, spec.tokenizer, root, trust=spec.trust_remote_code)
+    if spec.layers is not None:
+        if teacher is None:
+            raise ModelError(
+                f"A student from the teacher's layers {list(spec.layers)} needs a teacher, and there is none."
+            )
+        return student_from_layers(teacher, spec.layers, task, spec.config or {})
+    if spec.config is None:
+        raise ModelError("A model table needs one of: model, config, layers, plugin.")
+    tokenizer = teacher.tokenizer if spec.tokenizer is None and teacher is not None else None
+    if tokenizer is None:
+        if spec.tokenizer is None:
+            raise ModelError("A model from a config needs a tokenizer: a folder, a hub id, or a vocabulary file.")
+        tokenizer = load_tokenizer(spec.tokenizer, root)
+    return from_config(spec.config, tokenizer, task)
+
+
+def from_config(config: dict[str, Any], tokenizer: PreTrainedTokenizerBase, task: Task) -> Model:
+    """A model with random weights. `vocab_size` and `pad_token_id` follow the tokenizer unless given."""
+    settings = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, **task.head(), **config}
+    kind = settings.pop("model_type", None)
+    if kind is None:
+        raise ModelError("A model's config needs model_type, for example model_type = 'bert'.")
+    if settings["vocab_size"] < len(tokenizer):
+        raise ModelError(
+            f"vocab_size = {settings['vocab_size']} is smaller than the tokenizer's vocabulary of {len(tokenizer)}."
+        )
+    try:
+        made = AutoConfig.for_model(kind, **settings)
+        module = _auto(task).from_config(made)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"The config of a '{kind}' model cannot be used: {_line(error)}") from error
+    return Model(module, tokenizer, fresh=tuple(name for name, _ in module.named_parameters()))
+
+
+def load_model(
+    place: str | Path,
+    task: Task | None = None,
+    tokenizer: str | None = None,
+    root: Path | None = None,
+    *,
+    trust: bool = False,
+) -> Model:
+    """A model from a folder or a hub id, with a head for the task.
+
+    Args:
+        task: the one the folder was saved with where it is left out.
+
+    Raises:
+        ModelError: nothing there, a pickle checkpoint, remote code, or a head that does not fit.
+    """
+    folder = Path(place)
+    task = task or task_of(folder)
+    if folder.is_dir():
+        _check_folder(folder)
+    elif folder.is_absolute() or str(place).startswith((".", "~")):
+        raise ModelError(f"There is no model folder {place}.")
+    try:
+        module, info = _auto(task).from_pretrained(
+            str(place), use_safetensors=True, output_loading_info=True, trust_remote_code=trust, **_head(folder, task)
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(_why_not(str(place), error)) from error
+    words = load_tokenizer(tokenizer, root) if tokenizer else load_tokenizer(str(place), None)
+    return Model(module, words, fresh=tuple(sorted(info["missing_keys"])))
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """What a saved student was made for: "task", "max_length" and the columns; {} for other folders."""
+    path = folder / CARD
+    return cast(dict[str, Any], read_json(path)) if path.is_file() else {}
+
+
+def task_of(folder: Path) -> Task:
+    """The task of a saved model: from its card, else text classification with the labels of its config.json."""
+    config = TaskConfig.model_validate(read_card(folder).get("task", {}))
+    if config.labels is None and (folder / "config.json").is_file():
+        names = read_json(folder / "config.json").get("id2label") or {}
+        config = config.model_copy(update={"labels": [names[key] for key in sorted(names, key=int)]})
+    return load_task(config, config.labels if isinstance(config.labels, list) else None)
+
+
+def _head(folder: Path, task: Task) -> dict[str, Any]:
+    """The head's settings, after a check that a folder's own labels are the task's."""
+    head = task.head()
+    path = folder / "config.json"
+    names = read_json(path).get("id2label") if path.is_file() else None
+    if names and len(names) != head.get("num_labels", len(names)) and _has_trained_head(folder):
+        raise ModelError(
+            f"The model in {folder} tells {len(names)} labels apart, and the task has {head['num_labels']}."
+        )
+    return head
+
+
+def _has_trained_head(folder: Path) -> bool:
+    architectures = read_json(folder / "config.json").get("architectures") or [""]
+    return "For" in architectures[0]
+
+
+def _check_folder(folder: Path) -> None:
+    config = folder / "config.json"
+    if not config.is_file():
+        raise ModelError(f"The folder {folder} holds no config.json, so it is not a model.")
+    if not list(folder.glob("*.safetensors")):
+        pickles = [path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth"))]
+        if pickles:
+            raise ModelError(
+                f"{folder / pickles[0]} is a pickle, which can run code when opened; "
+                "save the model again with save_pretrained, which writes model.safetensors."
+            )
+        raise ModelError(f"The folder {folder} holds no model.safetensors.")
+    register_kind(read_json(config).get("model_type", ""))
+
+
+def register_kind(kind: str) -> None:
+    """Imports the module that an installed plugin offers for a model type transformers does not know."""
+    for found in installed("potstill.models"):
+        if found.name == kind:
+            import_module(found.value)
+
+
+def _why_not(place: str, error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return f"The model '{place}' needs code of its own; set trust_remote_code = true in its table if you trust it."
+    if not Path(place).exists() and isinstance(error, OSError):
+        return f"The model '{place}' is neither a folder here nor could it be fetched from the hub: {_line(error)}"
+    return f"The model '{place}' could not be loaded: {_line(error)}"
+
+
+def _line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].strip("'\" ")
+
+
+def load_tokenizer(spec: str, root: Path | None) -> PreTrainedTokenizerBase:
+    """A tokenizer from a hub id, a folder, a `tokenizer.json`, or a WordPiece vocabulary of one token a line."""
+    place = _place(spec, root)
+    path = Path(place)
+    if path.suffix == ".txt" and path.is_file():
+        tokens = path.read_text(encoding="utf-8").split("\n")
+        tokens = tokens[:-1] if tokens[-1] == "" else tokens
+        return BertTokenizer(vocab={token: number for number, token in enumerate(tokens)})
+    if path.suffix == ".json" and path.is_file():
+        return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+            tokenizer_file=str(path), **_special_tokens(path)
+        )
+    if path.suffix in (".txt", ".json"):
+        raise ModelError(f"There is no tokenizer file {path}.")
+    if path.is_dir():
+        config = path / "config.json"
+        register_kind(read_json(config).get("model_type", "") if config.is_file() else "")
+    try:
+        return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(str(place)))
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"The tokenizer '{spec}' could not be loaded: {_line(error)}") from error
+
+
+def _special_tokens(path: Path) -> dict[str, str]:
+    """The roles of the special tokens that a bare tokenizer.json names but does not assign."""
+    known = {token["content"] for token in read_json(path).get("added_tokens", [])}
+    roles = {
+        "pad_token": ("[PAD]", "<pad>", "<PAD>"),
+        "unk_token": ("[UNK]", "<unk>", "<UNK>"),
+        "cls_token": ("[CLS]", "<s>"),
+        "sep_token": ("[SEP]", "</s>"),
+        "mask_token": ("[MASK]", "<mask>"),
+    }
+    return {
+        role: next(token for token in names if token in known) for role, names in roles.items() if known & set(names)
+    }
+
+
+def student_from_layers(teacher: Model, layers: Sequence[int], task: Task, changes: dict[str, Any]) -> Model:
+    """A student that starts as some of the teacher's layers, everything outside the layers copied too.
+
+    Args:
+        layers: the teacher's layers, from 1 (or -1 from the end); layer i of the student starts as `layers[i - 1]`.
+        changes: keys of the teacher's config that the student has otherwise.
+
+    Raises:
+        ModelError: a layer that is not there, shared layers, or changes that alter a shape.
+    """
+    source = cast(transformers.PreTrainedModel, teacher.module)
+    found = Layers.of(source)
+    numbers = [found.exact(layer, first=1, side="teacher") for layer in layers]
+    if found.shared:
+        raise ModelError(f"The layers of a {type(source).__name__} share their weights, so none can be picked.")
+    settings = {**source.config.to_dict(), **task.head(), **changes, "num_hidden_layers": len(numbers)}
+    config = type(source.config).from_dict(settings)
+    module = type(source)(config)
+    copied = _copied_weights(source.state_dict(), found.name, numbers)
+    own = module.state_dict()
+    unequal = [name for name, value in copied.items() if name in own and own[name].shape != value.shape]
+    if unequal:
+        raise ModelError(
+            f"A student from the teacher's layers {list(layers)} cannot have another shape: {unequal[0]} is "
+            f"{list(copied[unequal[0]].shape)} in the teacher and {list(own[unequal[0]].shape)} in the student."
+        )
+    module.load_state_dict(copied)
+    return Model(module, teacher.tokenizer)
+
+
+def _copied_weights(state: dict[str, Tensor], name: str, numbers: Sequence[int]) -> dict[str, Tensor]:
+    copied: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if not key.startswith(name + "."):
+            copied[key] = value
+            continue
+        number, rest = key[len(name) + 1 :].split(".", 1)
+        for mine, theirs in enumerate(numbers):
+            if int(number) == theirs - 1:
+                copied[f"{name}.{mine}.{rest}"] = value
+    return copied
+
+
+def _place(spec: str, root: Path | None) -> str:
+    """A path below `root` where there is one, else the word as it stands (an absolute path, or a hub id)."""
+    path = Path(spec).expanduser()
+    if path.is_absolute():
+        return str(path)
+    below = (root or Path()) / path
+    return str(below.resolve()) if below.exists() else spec
+
+
+def _auto(task: Task) -> Any:
+    return getattr(transformers, task.auto_class)

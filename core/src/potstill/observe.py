@@ -1,0 +1,225 @@
+"""Looking inside a model without paying for what nobody looks at.
+
+`Observer` runs a model and hands back the features asked for. Hidden states come from a forward hook on
+the one layer. Queries, keys and values come from an attention function of ours, registered with
+transformers, that notes what passes and calls SDPA. A model whose logits nobody wants stops after the
+highest layer observed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextvars import ContextVar
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from potstill.errors import ModelError
+from potstill.features import LOGITS, POOLED, QKV, Attention, Feature, Hidden, Output, Projections, Scores
+from potstill.layers import Layers
+
+ATTENTION = "potstill"
+"""The name of our attention function in transformers' registry."""
+
+_observing: ContextVar[Observer | None] = ContextVar("observing", default=None)
+
+
+class Outputs:
+    """What one forward pass of one model gave.
+
+    Attributes:
+        mask: [batch, seq], 1 for tokens, of this model's own inputs.
+    """
+
+    def __init__(self, observer: Observer, values: dict[Feature, Any], mask: Tensor) -> None:
+        self._observer = observer
+        self._values = values
+        self.mask = mask
+
+    @property
+    def logits(self) -> Tensor:
+        """The head's output: [batch, classes], [batch, seq, classes] or [batch, seq, 2] for spans."""
+        return cast(Tensor, self[LOGITS])
+
+    def with_logits(self, logits: Tensor) -> Outputs:
+        """These outputs and the head's."""
+        return Outputs(self._observer, {**self._values, LOGITS: logits}, self.mask)
+
+    def __getitem__(self, feature: Feature) -> Any:
+        """An observed feature.
+
+        Raises:
+            ModelError: nobody asked for it in `setup`.
+        """
+        exact = self._observer.exact(feature)
+        if exact not in self._values:
+            raise ModelError(
+                f"{feature} of the {self._observer.side} is not observed; ask for it in setup: "
+                f"stage.observe({self._observer.side}=[{feature}])."
+            )
+        return self._values[exact]
+
+
+class Observer:
+    """Runs `module` and notes `features` on the way.
+
+    Args:
+        module: a transformers model.
+        features: what to note.
+        side: "teacher" or "student", for errors.
+
+    Raises:
+        ModelError: a layer that is not there, or a model that cannot deliver a feature.
+    """
+
+    def __init__(self, module: nn.Module, features: Iterable[Feature], side: str) -> None:
+        self.module = module
+        self.side = side
+        self.layers = Layers.of(module)
+        self.features = {self.exact(feature) for feature in features}
+        self._values: dict[Feature, Any] = {}
+        self._layer = 0
+        inner = [feature.layer for feature in self.features if not isinstance(feature, Output)]
+        self._stop = None if any(isinstance(feature, Output) for feature in self.features) else max(inner, default=0)
+        self._attention_before = getattr(getattr(module, "config", None), "_attn_implementation", None)
+        self._hooks: list[Any] = []
+        self._install()
+
+    def exact(self, feature: Feature) -> Feature:
+        """The feature with its layer counted from the front."""
+        if isinstance(feature, Output):
+            return feature
+        first = 0 if isinstance(feature, Hidden) else 1
+        layer = self.layers.exact(feature.layer, first=first, side=self.side)
+        return type(feature)(layer)
+
+    def __call__(self, inputs: dict[str, Tensor]) -> tuple[Any, Outputs]:
+        """One forward pass: the model's own output (None where it was cut off), and what was observed."""
+        self._values = {}
+        self._layer = 0
+        token = _observing.set(self)
+        try:
+            output = self.module(**inputs)
+        except _Reached:
+            output = None
+        finally:
+            _observing.reset(token)
+        values, self._values = self._values, {}
+        self._check(values)
+        mask = inputs.get("attention_mask")
+        return output, Outputs(self, values, torch.ones_like(inputs["input_ids"]) if mask is None else mask)
+
+    def close(self) -> None:
+        """Takes every hook off and gives the model its own attention back."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        if self._looks_at_attention:
+            cast(PreTrainedModel, self.module).set_attn_implementation(str(self._attention_before))
+
+    @property
+    def _looks_at_attention(self) -> bool:
+        return any(isinstance(feature, QKV | Scores | Attention) for feature in self.features)
+
+    def _install(self) -> None:
+        if self._looks_at_attention:
+            _register()
+            try:
+                cast(PreTrainedModel, self.module).set_attn_implementation(ATTENTION)
+            except (ValueError, AttributeError) as error:
+                raise ModelError(
+                    f"The {self.side}, a {type(self.module).__name__}, has its own attention, so its queries, "
+                    "keys, values and scores cannot be observed; hidden states and logits can."
+                ) from error
+        if POOLED in self.features:
+            self._hooks.append(self._pooler().register_forward_hook(self._note_pooled))
+        wanted = {feature.layer for feature in self.features if not isinstance(feature, Output)}
+        for module in self.layers.modules_for(wanted):
+            self._hooks.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
+            self._hooks.append(module.register_forward_hook(self._leave))
+
+    def _pooler(self) -> nn.Module:
+        base = getattr(self.module, "base_model", self.module)
+        pooler = getattr(base, "pooler", None)
+        if not isinstance(pooler, nn.Module):
+            raise ModelError(f"The {self.side}, a {type(self.module).__name__}, has no pooler to observe.")
+        return pooler
+
+    def _note_pooled(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        if _observing.get() is self:
+            self._values[POOLED] = output
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if _observing.get() is not self:
+            return
+        self._layer = self.layers.number(module, self._layer)
+        if self._layer == 1 and Hidden(0) in self.features:
+            self._values[Hidden(0)] = args[0] if args else kwargs["hidden_states"]
+        if self._stop == 0:
+            raise _Reached
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        if _observing.get() is not self:
+            return
+        if Hidden(self._layer) in self.features:
+            self._values[Hidden(self._layer)] = output[0] if isinstance(output, tuple) else output
+        if self._layer == self._stop:
+            raise _Reached
+
+    def note_attention(self, projections: Projections, scaling: float, mask: Tensor | None) -> None:
+        """Called by the attention function for every layer of a model that is being observed."""
+        layer = self._layer
+        if QKV(layer) in self.features:
+            self._values[QKV(layer)] = projections
+        if Scores(layer) in self.features or Attention(layer) in self.features:
+            scores = attention_scores(projections, scaling, mask)
+            if Scores(layer) in self.features:
+                self._values[Scores(layer)] = scores
+            if Attention(layer) in self.features:
+                self._values[Attention(layer)] = scores.softmax(-1)
+        if layer == self._stop and Hidden(layer) not in self.features:
+            raise _Reached
+
+    def _check(self, values: dict[Feature, Any]) -> None:
+        missing = [feature for feature in self.features if feature not in values and feature != LOGITS]
+        if missing:
+            raise ModelError(
+                f"The {self.side}, a {type(self.module).__name__}, did not deliver {missing[0]}, although it ran: "
+                "its attention does not go through transformers' attention interface."
+            )
+
+
+class _Reached(Exception):  # noqa: N818 - no error: the forward pass has gone as far as anybody looks
+    pass
+
+
+def attention_scores(projections: Projections, scaling: float, mask: Tensor | None) -> Tensor:
+    """QK^T * scaling + mask, [batch, heads, seq, seq]; a masked key gets the lowest finite number."""
+    query, key, _ = projections
+    key = repeat_kv(key, query.shape[1] // key.shape[1])
+    scores = (query @ key.transpose(-1, -2)) * scaling
+    if mask is None:
+        return scores
+    if mask.dtype == torch.bool:
+        return scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return scores + mask
+
+
+def _register() -> None:
+    AttentionInterface.register(ATTENTION, _attention)
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    observer = _observing.get()
+    if observer is not None:
+        scaling = kwargs.get("scaling")
+        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        observer.note_attention(Projections(query, key, value), scaling, attention_mask)
+    return cast("tuple[Tensor, None]", sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs))

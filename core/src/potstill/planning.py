@@ -1,0 +1,118 @@
+"""What a run would do: stages, wrappers, slots, features, sizes, updates. Trains nothing."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from potstill.context import Context
+from potstill.data.batching import padded_share
+from potstill.errors import DataError
+from potstill.files import write_json
+from potstill.models import CARD
+from potstill.progress import Progress
+from potstill.quiet import quiet_libraries
+from potstill.recipe import Recipe, StagePlan
+from potstill.runner import expanded
+from potstill.schedule import warmup_updates
+from potstill.stage import Stage
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run's plan, one dict a stage."""
+
+    name: str
+    stages: list[dict[str, Any]]
+    export: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as JSON."""
+        return {"name": self.name, "stages": self.stages, "export": self.export}
+
+
+def plan(recipe: Recipe, data_root: Path) -> Plan:
+    """Builds every stage with its models and data, and tells what it would do.
+
+    A stage that goes on from an earlier one is built from that stage's untrained model.
+    """
+    recipe = expanded(recipe)
+    with quiet_libraries(), tempfile.TemporaryDirectory(prefix="potstill-plan-") as scratch:
+        context = Context(recipe, Path(scratch), data_root, progress=Progress())
+        stages = [_stage(context, stage, Path(scratch)) for stage in recipe.stages]
+    return Plan(recipe.name, stages, list(recipe.export.plugins) if recipe.export else [])
+
+
+def _stage(context: Context, plan: StagePlan, scratch: Path) -> dict[str, Any]:
+    stage = Stage(context, plan)
+    with stage.exit:
+        rows = stage.examples("train")
+        if rows is None:
+            raise DataError(f"The stage '{plan.name}' trains, and the recipe names no data.train.")
+        groups = stage.batches(rows.lengths, 0)
+        stage.total_updates = plan.updates or int(np.ceil((plan.epochs or 0) * len(groups)))
+        micro = [batch for group in groups for batch in group]
+        for side in ("teacher", "student"):
+            if stage.observed[side]:
+                stage.observer(side)
+        told = {
+            "name": plan.name,
+            "trains": plan.trains,
+            "from": plan.student,
+            "teacher": plan.teacher if stage.looks_at_teacher else None,
+            "plugins": [plugin.name for plugin in stage.plugins],
+            "wrappers": _wrappers(stage),
+            "slots": stage.owners,
+            "supervised_weight": stage.supervised_weight,
+            "observed": {
+                side: [_told(feature) for feature in found] for side, found in stage.observed.items() if found
+            },
+            "parameters": {
+                "student": _parameters(stage.student.module),
+                **({"teacher": _parameters(stage.teacher.module)} if stage.looks_at_teacher else {}),
+                **{name: _parameters(module) for name, module in stage.modules.items()},
+            },
+            "rows": len(rows),
+            "padded_share": round(padded_share(rows.lengths, micro), 4),
+            "micro_batches_per_epoch": len(micro),
+            "updates_per_epoch": len(groups),
+            "updates": stage.total_updates,
+            "learning_rate": {
+                "peak": plan.learning_rate,
+                "schedule": plan.schedule,
+                "warmup_updates": warmup_updates(plan.warmup, stage.total_updates),
+                "first": plan.learning_rate * stage.learning_rate_factor(0),
+                "last": plan.learning_rate * stage.learning_rate_factor(max(0, stage.total_updates - 1)),
+            },
+        }
+    _leave_untrained(stage, context, scratch)
+    return told
+
+
+def _leave_untrained(stage: Stage, context: Context, scratch: Path) -> None:
+    folder = scratch / stage.plan.name
+    finished = stage.hook.finish_student(student=stage.student.module)
+    finished.save_pretrained(folder)
+    stage.student.tokenizer.save_pretrained(folder)
+    write_json(
+        folder / CARD, {"task": {**context.recipe.task.model_dump(exclude_none=True), "labels": context.task.names}}
+    )
+    context.handed_on[stage.plan.name] = folder
+
+
+def _wrappers(stage: Stage) -> list[str]:
+    """Plugins that wrap `on_step`, outermost first."""
+    found = stage.hook.on_step.get_hookimpls()
+    return [impl.plugin_name for impl in reversed(found) if impl.wrapper or impl.hookwrapper]
+
+
+def _told(feature: Any) -> str:
+    return feature.name if hasattr(feature, "name") else f"{type(feature).__name__}({feature.layer})"
+
+
+def _parameters(module: Any) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,133 @@
+"""Reading a run folder for people: whatever is there, and a sentence for whatever is missing."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from potstill.errors import UserError
+
+
+@dataclass
+class StageFolder:
+    """One folder below `stages/`.
+
+    Attributes:
+        name: without the number: "distil" for `stages/02-distil`.
+        result: `result.json`, {} where the stage has not ended.
+        losses, evaluations: the lines of `metrics.jsonl` with a "loss" and with an "evaluation", in order.
+    """
+
+    name: str
+    path: Path
+    result: dict[str, Any]
+    losses: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]
+
+
+@dataclass
+class RunFolder:
+    """A run folder's files, read when asked for; `missing` gathers one sentence for each that cannot be read."""
+
+    path: Path
+    missing: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.path.is_dir():
+            raise UserError(f"There is no run folder '{self.path}'.")
+
+    @cached_property
+    def result(self) -> dict[str, Any]:
+        return self._json("result.json", "the run has not ended")
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        return self._json("environment.json", "versions and device are unknown")
+
+    @cached_property
+    def recipe_text(self) -> str:
+        path = self.path / "recipe.toml"
+        if path.is_file():
+            return path.read_text(encoding="utf-8", errors="replace")
+        self.missing.append("recipe.toml is missing: the settings are unknown.")
+        return ""
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        try:
+            return tomllib.loads(self.recipe_text)
+        except tomllib.TOMLDecodeError as error:
+            self.missing.append(f"recipe.toml cannot be read: {error}.")
+            return {}
+
+    @property
+    def name(self) -> str:
+        return str(self.result.get("name") or self.recipe.get("name") or self.path.resolve().name)
+
+    @cached_property
+    def stages(self) -> list[StageFolder]:
+        folders = sorted(path for path in (self.path / "stages").glob("*") if path.is_dir())
+        if not folders:
+            self.missing.append("stages/ is missing: nothing was trained.")
+        return [self._stage(folder) for folder in folders]
+
+    @cached_property
+    def exports(self) -> dict[str, dict[str, Any]]:
+        """The contents of `export/<name>.json` by name."""
+        paths = sorted((self.path / "export").glob("*.json"))
+        read = {path.stem: self._json(f"export/{path.name}", "its facts are unknown") for path in paths}
+        return {name: content for name, content in read.items() if content}
+
+    @property
+    def export_rows(self) -> list[dict[str, Any]]:
+        """One row a measured model, from `result.json`, or from the exports where the run has not ended."""
+        rows = self.result.get("export")
+        if not isinstance(rows, list):
+            rows = [row for content in self.exports.values() for row in content.get("rows") or ()]
+        return [row for row in rows if isinstance(row, dict)]
+
+    def _stage(self, folder: Path) -> StageFolder:
+        where = f"stages/{folder.name}"
+        lines = list(self._lines(f"{where}/metrics.jsonl"))
+        return StageFolder(
+            name=folder.name.split("-", 1)[-1],
+            path=folder,
+            result=self._json(f"{where}/result.json", "the stage has not ended"),
+            losses=[line for line in lines if "loss" in line],
+            evaluations=[line for line in lines if isinstance(line.get("evaluation"), dict)],
+        )
+
+    def _json(self, name: str, consequence: str) -> dict[str, Any]:
+        path = self.path / name
+        if not path.is_file():
+            self.missing.append(f"{name} is missing: {consequence}.")
+            return {}
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            self.missing.append(f"{name} cannot be read ({error}): {consequence}.")
+            return {}
+        if isinstance(content, dict):
+            return content
+        self.missing.append(f"{name} holds no table: {consequence}.")
+        return {}
+
+    def _lines(self, name: str) -> Iterator[dict[str, Any]]:
+        """The lines of a JSON lines file; the last one may be cut off where a run was killed."""
+        path = self.path / name
+        if not path.is_file():
+            self.missing.append(f"{name} is missing: there are no learning curves of this stage.")
+            return
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+            try:
+                content = json.loads(line)
+            except ValueError:
+                self.missing.append(f"{name}, line {number}, cannot be read and is left out.")
+                continue
+            if isinstance(content, dict):
+                yield content

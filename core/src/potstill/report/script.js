@@ -1,0 +1,7 @@
+// Plotly draws its own text, which no style sheet reaches: take the page's colours, and again when the theme changes.
+function paint() {
+  const colour = getComputedStyle(document.documentElement).getPropertyValue("--text").trim();
+  for (const figure of document.querySelectorAll(".js-plotly-plot")) Plotly.relayout(figure, { "font.color": colour });
+}
+paint();
+window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);

@@ -1,0 +1,145 @@
+"""The run folder: whose it is, what is in it, and what is finished."""
+
+from __future__ import annotations
+
+import fcntl
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from potstill.discovery import installed
+from potstill.errors import DataError, RecipeError, UserError
+from potstill.files import read_json, sweep_drafts, text_hash, write_json, write_text
+from potstill.recipe import Recipe, difference, dump, load
+
+if TYPE_CHECKING:
+    from potstill.models import Model
+    from potstill.runner import Result
+
+
+class RunFolder:
+    """One run's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder for this run alone.
+
+        Raises:
+            UserError: it cannot be written, or another run holds it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / "lock").open("w")
+        except OSError as error:
+            raise UserError(f"The run folder {self.path} cannot be written: {error.strerror}.") from error
+        with lock:
+            if _first_rank():
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError as error:
+                    raise UserError(
+                        f"Another run is at work in {self.path}; wait for it or give another --folder."
+                    ) from error
+            yield
+
+    def begin(self, recipe: Recipe, given: Mapping[str, Model], root: Path) -> None:
+        """Writes down what this run is, or checks that the folder's run is the same.
+
+        Raises:
+            RecipeError: the folder holds a run of another recipe.
+        """
+        sweep_drafts(self.path)
+        path = self.path / "recipe.toml"
+        if path.is_file():
+            differences = difference(load(path), recipe)
+            if differences:
+                raise RecipeError(
+                    f"The folder {self.path} holds a run of another recipe ({'; '.join(differences[:3])}"
+                    f"{'; …' if len(differences) > 3 else ''}); give another --folder or --name."
+                )
+            return
+        if not _first_rank():
+            return
+        write_json(
+            self.path / "environment.json", {**environment(), "given": sorted(given), "data_root": str(root.resolve())}
+        )
+        write_text(path, dump(recipe))
+
+    def check_data(self, fingerprint: str) -> None:
+        """Notes what the data is, or checks that it is what it was.
+
+        Raises:
+            DataError: the data is not what this run began with.
+        """
+        path = self.path / "environment.json"
+        known = read_json(path)
+        before = known.setdefault("data", fingerprint)
+        if before != fingerprint:
+            raise DataError(
+                f"The data is not what the run in {self.path} began with; give another --folder to start a new run."
+            )
+        if _first_rank():
+            write_json(path, known)
+
+    def stage_folder(self, number: int, name: str) -> Path:
+        """The folder of stage `number`, from 1."""
+        return self.path / "stages" / f"{number:02d}-{name}"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the whole run is done."""
+        return (self.path / "result.json").is_file()
+
+    def stages(self) -> list[Path]:
+        """The folders of finished stages, in order."""
+        return sorted(path.parent for path in self.path.glob("stages/*/result.json"))
+
+    def result(self) -> Result:
+        """What the finished run left."""
+        from potstill.runner import Result
+
+        facts = read_json(self.path / "result.json")
+        stages = {result["stage"]: result for result in (read_json(path / "result.json") for path in self.stages())}
+        return Result(self.path, stages[facts["student"]]["metrics"], stages, facts["export"])
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, as recorded with a run."""
+    import torch
+
+    names = ("potstill", "torch", "transformers", "datasets", "tokenizers", "accelerate", "numpy", "onnxruntime")
+    plugins = {found.distribution: found.version for found in installed("potstill.plugins")}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: found for name in names if (found := _version(name))},
+        "plugins": plugins,
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _first_rank() -> bool:
+    import os
+
+    return os.environ.get("RANK", "0") == "0"
+
+
+def content_key(parts: Mapping[str, Any]) -> str:
+    """A hash of all that decides what a stage makes."""
+    import json
+
+    return text_hash(json.dumps(parts, sort_keys=True, default=str))

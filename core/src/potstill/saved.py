@@ -1,0 +1,115 @@
+"""Saved models put to use: on labelled rows, and on new texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from potstill.context import Context, cache_folder
+from potstill.data.encode import encode
+from potstill.data.examples import Examples
+from potstill.data.source import open_source
+from potstill.evaluate import evaluate
+from potstill.models import Model, load_model, read_card, task_of
+from potstill.progress import Progress
+from potstill.ranks import Ranks
+from potstill.tasks import Task
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A saved model with what it was made for."""
+
+    model: Model
+    task: Task
+    max_length: int
+    columns: dict[str, str | None]
+
+    def examples(
+        self,
+        spec: str,
+        root: Path,
+        cache: Path,
+        *,
+        teacher: PreTrainedTokenizerBase | None = None,
+        columns: Mapping[str, str] | None = None,
+    ) -> Examples:
+        """Rows of a file, tokenized for this model (and a teacher); `columns` overrides what the model knows."""
+        source = open_source(spec, {**self.columns, **(columns or {})}, root, None, "the data")
+        tokenizer = self.model.tokenizer
+        tables = [encode(source, self.task, tokenizer, self.max_length, cache, Progress())]
+        if teacher is not None and not Context.same_tokenizer(tokenizer, teacher):
+            tables.append(encode(source, self.task, teacher, self.max_length, cache, Progress()))
+        names = source.dataset.column_names
+        values = list(source.dataset["label"]) if "label" in names else [None] * len(source.dataset)
+        labels = self.task.targets(values, f"'{source.path}'")
+        pads = (tokenizer.pad_token_id or 0, (teacher or tokenizer).pad_token_id or 0)
+        return Examples(tables[0], tables[1] if len(tables) > 1 else None, labels, self.task, pads)
+
+
+def open_saved(folder: Path, max_length: int | None = None) -> Saved:
+    """A model folder and its card; folders that potstill did not write get text, label and 128 tokens."""
+    card = read_card(folder)
+    task = task_of(folder)
+    columns = {
+        role: card.get(role, default) for role, default in (("text", "text"), ("text_pair", None), ("label", "label"))
+    }
+    return Saved(load_model(folder, task), task, max_length or card.get("max_length", 128), columns)
+
+
+def evaluate_folder(
+    folder: Path,
+    data: str,
+    *,
+    data_root: Path | None = None,
+    progress: Progress | None = None,
+    max_length: int | None = None,
+    batch_size: int = 64,
+    **columns: str,
+) -> dict[str, float]:
+    """The scores of a saved model on a data file.
+
+    Args:
+        columns: text, text_pair, label, where they differ from the training data's.
+    """
+    saved = open_saved(folder, max_length)
+    rows = saved.examples(data, data_root or Path.cwd(), cache_folder(), columns=columns)
+    ranks = Ranks()
+    module = saved.model.module.to(ranks.device)
+    with (progress or Progress()).bar("evaluating", -(-len(rows) // batch_size)) as bar:
+        return evaluate(module, rows, saved.task, ranks, batch_size=batch_size, bar=bar)
+
+
+def predict(folder: Path, texts: Iterable[str] | Path, *, batch_size: int = 64) -> Iterator[dict[str, Any]]:
+    """What a saved model says of texts (or of the rows of a data file), in their order."""
+    saved = open_saved(folder)
+    module = saved.model.module.eval()
+    for part in _parts(_rows(texts, saved), batch_size):
+        columns = {role: [row[role] for row in part] for role in part[0]}
+        encoded = saved.task.encode(columns, saved.model.tokenizer, saved.max_length)
+        inputs = saved.model.tokenizer.pad(encoded, return_tensors="pt")
+        with torch.no_grad():
+            logits = saved.task.logits(module(**inputs)).float().numpy()
+        for row, told in zip(part, saved.task.decode(np.asarray(logits)), strict=True):
+            yield {**row, **told}
+
+
+def _rows(texts: Iterable[str] | Path, saved: Saved) -> Iterator[dict[str, str]]:
+    if isinstance(texts, Path):
+        columns = {role: name for role, name in saved.columns.items() if role != "label"}
+        dataset = open_source(str(texts), columns, Path.cwd(), None, "the data").dataset
+        roles = [role for role in ("text", "text_pair") if role in dataset.column_names]
+        return ({role: row[role] for role in roles} for row in dataset)
+    return ({"text": text} for text in texts)
+
+
+def _parts(rows: Iterator[dict[str, str]], size: int) -> Iterator[list[dict[str, str]]]:
+    while part := list(islice(rows, size)):
+        yield part

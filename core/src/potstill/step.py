@@ -1,0 +1,173 @@
+"""One micro-batch: what plugins see of it, and its gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from potstill.batch import TARGET, Batch
+from potstill.errors import PluginError, TrainingError
+from potstill.features import LOGITS
+from potstill.observe import Outputs
+from potstill.plugin import LossTerm
+from potstill.shares import Shares
+
+if TYPE_CHECKING:
+    from potstill.stage import Stage
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The loss terms of one pass, detached, each with the factor (weight * share) it was summed with."""
+
+    tag: str
+    terms: dict[str, tuple[Tensor, float]]
+
+
+@dataclass(frozen=True)
+class Update:
+    """What `on_update` is told: one optimizer update is over.
+
+    Attributes:
+        number: updates tried so far, this one included.
+        applied: whether the weights were changed (a precision plugin may skip an update that overflowed).
+        applied_updates: updates that changed the weights so far.
+        total: updates of the whole stage.
+    """
+
+    stage: Stage
+    number: int
+    applied: bool
+    applied_updates: int
+    total: int
+
+
+@dataclass
+class Isolated:
+    """Gradients made inside `Step.isolated`: `grads` when the block is over, added only after `commit()`."""
+
+    grads: list[Tensor | None]
+    committed: bool = False
+
+    def commit(self) -> None:
+        """Adds these gradients to the accumulated ones when the block ends."""
+        self.committed = True
+
+
+class Step:
+    """One micro-batch on its way through models, losses and gradients.
+
+    Attributes:
+        stage: the stage.
+        batch: the batch of the pass under way, on the device.
+        update: number of the update this belongs to, from 0.
+        micro: number of the micro-batch in the update, from 0.
+    """
+
+    def __init__(self, stage: Stage, batch: Batch, shares: Shares, update: int, micro: int) -> None:
+        self.stage = stage
+        self.batch = batch
+        self.update = update
+        self.micro = micro
+        self.passes: list[Pass] = []
+        self._shares = shares
+        self._teacher: dict[int, tuple[Batch, Outputs]] = {}
+        self._student: dict[int, tuple[Batch, Outputs]] = {}
+
+    def teacher(self, batch: Batch | None = None) -> Outputs:
+        """The teacher's outputs for a batch (this step's by default), without gradient.
+
+        Computed once a batch and step, over all passes.
+        """
+        batch = self.batch if batch is None else batch
+        if id(batch) not in self._teacher:
+            with torch.no_grad(), self.stage.precision.forward():
+                raw, outputs = self.stage.observer("teacher")(batch.teacher)
+            self._teacher[id(batch)] = (batch, self.stage.with_logits(raw, outputs))
+        return self._teacher[id(batch)][1]
+
+    def student(self, batch: Batch | None = None) -> Outputs:
+        """The student's outputs for a batch (this step's by default), computed once a batch and pass."""
+        batch = self.batch if batch is None else batch
+        if id(batch) not in self._student:
+            with self.stage.precision.forward():
+                raw, outputs = self.stage.observer("student")(batch.student)
+            self._student[id(batch)] = (batch, self.stage.with_logits(raw, outputs))
+        return self._student[id(batch)][1]
+
+    def supervised(self) -> LossTerm:
+        """The task's own loss on the labels that are there, a mean per target."""
+        return LossTerm("supervised", self.stage.task.loss(self.student()[LOGITS], self.batch), per=TARGET)
+
+    def gradients(self, tag: str = "clean", batch: Batch | None = None) -> Pass:
+        """One pass: forward, every plugin's terms, their weighted sum, backward. Adds to `.grad`.
+
+        Args:
+            tag: names the pass in the log; "clean" for the ordinary one.
+            batch: another batch for this pass.
+        """
+        before, self.batch = self.batch, self.batch if batch is None else batch
+        self._student.clear()
+        try:
+            with self.stage.precision.forward():
+                terms = self._terms()
+                loss = self._sum(terms)
+            if loss is not None:
+                self.stage.precision.backward(loss)
+        finally:
+            self.batch = before
+            self._student.clear()
+        done = Pass(tag, {name: (term.value.detach(), self._factor(term)) for name, term in terms.items()})
+        self.passes.append(done)
+        return done
+
+    @contextmanager
+    def isolated(self) -> Iterator[Isolated]:
+        """Sets the accumulated gradients aside, so that `.grad` inside holds only what is made inside."""
+        parameters = self.stage.parameters
+        aside = [parameter.grad for parameter in parameters]
+        for parameter in parameters:
+            parameter.grad = None
+        handle = Isolated([])
+        try:
+            yield handle
+        finally:
+            handle.grads = [parameter.grad for parameter in parameters]
+            for parameter, old, new in zip(parameters, aside, handle.grads, strict=True):
+                keep = new if handle.committed else None
+                parameter.grad = old if keep is None else keep if old is None else old + keep
+
+    def _terms(self) -> dict[str, LossTerm]:
+        terms: dict[str, LossTerm] = {}
+        for returned in self.stage.hook.compute_loss(step=self):
+            for term in returned or ():
+                if term.name in terms:
+                    raise PluginError(f"Two loss terms are called '{term.name}'; each needs a name of its own.")
+                if term.per not in self.stage.units:
+                    raise PluginError(
+                        f"The loss term '{term.name}' is a mean per '{term.per.name}', which is not known here; "
+                        "call stage.add_unit(unit) in setup."
+                    )
+                terms[term.name] = term
+        return terms
+
+    def _factor(self, term: LossTerm) -> float:
+        return term.weight * self._shares.share(term.per, self.micro)
+
+    def _sum(self, terms: dict[str, LossTerm]) -> Tensor | None:
+        """The sum of the terms that count here; a term without an element is left out, so that its NaN is too."""
+        parts = [term.value * self._factor(term) for term in terms.values() if self._factor(term)]
+        if not parts:
+            return None
+        loss = torch.stack(parts).sum() if len(parts) > 1 else parts[0]
+        if loss.dim() or not loss.requires_grad:
+            raise TrainingError(
+                f"The loss ({', '.join(terms)}) must be a scalar that depends on what is trained; "
+                f"its shape is {list(loss.shape)}{'' if loss.requires_grad else ', and it has no gradient'}."
+            )
+        return loss

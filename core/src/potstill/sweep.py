@@ -1,0 +1,82 @@
+"""A grid of settings and seeds over one recipe; stages that are the same in several runs are trained once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from potstill.files import write_json
+from potstill.progress import Progress
+from potstill.recipe import Recipe, parse, with_overrides
+from potstill.runner import run
+
+
+def sweep(
+    recipe: Mapping[str, Any],
+    *,
+    grid: Mapping[str, Sequence[Any]],
+    seeds: Sequence[int],
+    folder: Path,
+    data_root: Path,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Runs every combination, each in a folder of its own, and goes on where an earlier call stopped.
+
+    Args:
+        recipe: tables of a recipe.
+        grid: key -> values, keys as `--set` takes them.
+        seeds: of the stages that train the student. Stages that train the teacher keep the recipe's own seed, so
+            that a teacher is trained once for all runs that need the same one.
+        folder: of the sweep.
+        data_root: where the recipe's paths stand.
+
+    Returns: one row a run: "settings", "seed", "folder", "metrics" and "test" of the student.
+    """
+    told = progress or Progress()
+    cells = list(_cells(grid, seeds))
+    rows: list[dict[str, Any]] = []
+    done: list[Path] = []
+    for number, (settings, seed) in enumerate(cells, start=1):
+        name = _name(settings, seed)
+        told.note(f"run {number} of {len(cells)}: {name}")
+        plan = _seeded(
+            parse(with_overrides(recipe, [f"{key}={_toml(value)}" for key, value in settings.items()])), seed
+        )
+        place = folder / name
+        result = run(plan, folder=place, data_root=data_root, progress=told, reuse=done)
+        done.append(place)
+        last = list(result.stages.values())[-1]
+        rows.append(
+            {"settings": settings, "seed": seed, "folder": name, "metrics": result.metrics, "test": last["test"]}
+        )
+        write_json(folder / "sweep.json", rows)
+    return rows
+
+
+def _cells(grid: Mapping[str, Sequence[Any]], seeds: Sequence[int]) -> Iterator[tuple[dict[str, Any], int | None]]:
+    for values in product(*grid.values()):
+        for seed in seeds or (None,):
+            yield dict(zip(grid, values, strict=True)), seed
+
+
+def _seeded(recipe: Recipe, seed: int | None) -> Recipe:
+    if seed is None:
+        return recipe
+    stages = tuple(
+        plan if plan.trains == "teacher" else plan.model_copy(update={"seed": seed}) for plan in recipe.stages
+    )
+    return recipe.model_copy(update={"stages": stages})
+
+
+def _name(settings: Mapping[str, Any], seed: int | None) -> str:
+    parts = [f"{key.split('.')[-1]}={value}" for key, value in settings.items()]
+    parts += [] if seed is None else [f"seed={seed}"]
+    return ",".join(parts).replace("/", "_").replace(" ", "") or "run"
+
+
+def _toml(value: Any) -> str:
+    return tomli_w.dumps({"x": value}).strip().removeprefix("x = ").replace("\n", "")

@@ -1,0 +1,201 @@
+"""Tasks: what a model's head predicts, how text becomes tokens, labels numbers, logits losses and metrics.
+
+An entry point in the group `potstill.tasks` names a class; the recipe's `task.kind` chooses one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+
+from potstill.batch import EXAMPLE, Unit
+from potstill.data.encode import tokenize
+from potstill.discovery import installed
+from potstill.errors import DataError, PluginError, RecipeError, did_you_mean
+from potstill.tasks.scores import better as better
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from torch import Tensor
+
+    from potstill.batch import Batch
+    from potstill.recipe import TaskConfig
+
+    Labels = npt.NDArray[Any] | list[Any]
+
+GROUP = "potstill.tasks"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One thing that a model predicts, as losses between teacher and student compare it.
+
+    Attributes:
+        name: unique within the task.
+        logits: [n, classes]; [n, 1] for a value.
+        kind: "categorical" (softmax), "bernoulli" (sigmoid each), "value" (compared as it is).
+        per: the unit that a mean over the n rows is a mean of.
+    """
+
+    name: str
+    logits: Tensor
+    kind: Literal["categorical", "value", "bernoulli"]
+    per: Unit = EXAMPLE
+
+
+class Task(ABC):
+    """Base of every task.
+
+    Args:
+        config: the recipe's table `[task]`.
+        names: the classes' names in the order of their numbers; None where the task has none.
+    """
+
+    name: ClassVar[str]
+    """As in the recipe; equal to the entry point's name."""
+    auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
+    """The class of `transformers` that reads a model for this task."""
+    default_metric: ClassVar[str]
+    metrics: ClassVar[tuple[str, ...]]
+    """What `score` may return; beside these there is always "loss"."""
+
+    def __init__(self, config: TaskConfig, names: list[str] | None) -> None:
+        self.config, self.names = config, names
+        self.metric = self.checked_metric(config.metric or self.default_metric)
+
+    @classmethod
+    def checked_metric(cls, metric: str) -> str:
+        """The metric's name back.
+
+        Raises: RecipeError where the task has no such metric.
+        """
+        known = (*cls.metrics, "loss")
+        if metric not in known:
+            raise RecipeError(
+                f"The task '{cls.name}' has no metric '{metric}'; it has {', '.join(known)}."
+                f"{did_you_mean(metric, known)}"
+            )
+        return metric
+
+    @abstractmethod
+    def head(self) -> dict[str, Any]:
+        """What a model's config needs to know of the task: num_labels, id2label, label2id, problem_type."""
+
+    def encode(self, columns: dict[str, list[str]], tokenizer: Any, max_length: int) -> dict[str, list[list[int]]]:
+        """ "input_ids" of each row and, where the tokenizer gives them, "token_type_ids"; nothing is padded.
+
+        Args:
+            columns: "text" and maybe "text_pair", equally long.
+            tokenizer: of `transformers`.
+            max_length: the most tokens of a row, special ones included; of a pair the longer text is cut first.
+        """
+        return tokenize(columns["text"], columns.get("text_pair"), tokenizer, max_length)
+
+    @abstractmethod
+    def targets(self, values: list[Any], where: str) -> Labels:
+        """The raw label column as numbers; a missing label (None, "", NaN) becomes `IGNORED` or NaN.
+
+        Args:
+            where: how errors name the data, such as "data.train 'a.csv'".
+
+        Raises: DataError, naming the row, where a value is no label.
+        """
+
+    def collate_labels(self, labels: Labels, width: int) -> Tensor:
+        """The labels of a batch's rows as the loss reads them; `width` is the batch's in tokens.
+
+        Here [batch], a copy of one number a row.
+        """
+        return torch.tensor(labels)
+
+    def logits(self, output: Any) -> Tensor:
+        """The logits within what the model returned."""
+        logits: Tensor = output["logits"] if isinstance(output, dict) else output.logits
+        return logits
+
+    @abstractmethod
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The supervised loss: a scalar, a mean per `TARGET`; 0 (with a gradient of 0) where no label is there."""
+
+    @abstractmethod
+    def predictions(self, logits: Tensor, batch: Batch) -> list[Prediction]:
+        """What of the logits a teacher can teach, labels or no labels."""
+
+    @abstractmethod
+    def score(self, logits: npt.NDArray[Any] | list[npt.NDArray[Any]], labels: Labels) -> dict[str, float]:
+        """The metrics over rows that have a label; {} where none has one. A list of logits holds parts of the rows."""
+
+    @abstractmethod
+    def decode(self, logits: npt.NDArray[np.floating[Any]]) -> list[dict[str, Any]]:
+        """What to tell a user of each row."""
+
+    @staticmethod
+    def names_from(values: Iterable[Any]) -> list[str]:
+        """The classes' names as the training data has them, where the recipe gives none."""
+        return []
+
+
+def load_task(config: TaskConfig, names: list[str] | None = None) -> Task:
+    """The task that the recipe names.
+
+    Args:
+        names: the classes' names (`label_names`).
+
+    Raises: RecipeError for an unknown kind or metric; PluginError where the installed class is broken.
+    """
+    return task_class(config.kind)(config, names)
+
+
+def task_class(kind: str) -> type[Task]:
+    """The installed class of a kind of task.
+
+    Raises: RecipeError for an unknown kind; PluginError where what is installed is broken.
+    """
+    found = [entry for entry in installed(GROUP) if entry.name == kind]
+    if not found:
+        known = sorted({entry.name for entry in installed(GROUP)})
+        raise RecipeError(
+            f"task.kind = '{kind}' is not an installed task; installed are {', '.join(known)}."
+            f"{did_you_mean(kind, known)}"
+        )
+    loaded = found[0].load()
+    if not (isinstance(loaded, type) and issubclass(loaded, Task)):
+        raise PluginError(f"The task '{kind}' of {found[0].distribution} is {loaded!r}, not a subclass of Task.")
+    return loaded
+
+
+def label_names(config: TaskConfig, root: Path, values: Iterable[Any]) -> list[str]:
+    """The classes' names: the recipe's list, the file it names (one name a line), or what the training data holds.
+
+    Args:
+        root: the folder that a file name is relative to.
+        values: the raw label column of the training data, read only where the recipe gives no names.
+
+    Raises: DataError where the file is missing or names repeat.
+    """
+    given = config.labels
+    if given is None:
+        return task_class(config.kind).names_from(values)
+    names = _names_in(root / given) if isinstance(given, str) else list(given)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"task.labels names '{twice[0]}' more than once; each class needs a name of its own.")
+    return names
+
+
+def _names_in(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise DataError(
+            f"task.labels = '{path}' is no file; give a list of names or a file with one name a line."
+        ) from None
+    except (UnicodeDecodeError, OSError) as problem:
+        raise DataError(f"task.labels = '{path}' cannot be read as UTF-8 text: {problem}.") from problem
+    return [line.strip() for line in lines if line.strip()]

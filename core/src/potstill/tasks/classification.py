@@ -1,0 +1,133 @@
+"""One class a text or pair of texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from torch.nn import functional as F
+
+from potstill.batch import EXAMPLE, IGNORED
+from potstill.errors import DataError, did_you_mean
+from potstill.tasks import Prediction, Task, scores
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from potstill.batch import Batch
+    from potstill.recipe import TaskConfig
+
+_FEW = 12  # so many labels an error lists
+
+
+class TextClassification(Task):
+    """Single sentences or pairs into classes, by cross-entropy."""
+
+    name = "text-classification"
+    default_metric = "accuracy"
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "precision", "recall", "macro_f1", "f1", "matthews")
+
+    def __init__(self, config: TaskConfig, names: list[str] | None) -> None:
+        super().__init__(config, names)
+        given = names if names is not None else config.labels if isinstance(config.labels, list) else []
+        if len(given) < 2:
+            raise DataError(
+                f"Classification needs at least 2 classes and has {given}; name them in task.labels, or check that "
+                "the training data's label column holds more than one label (-1 and empty mean 'no label')."
+            )
+        self.names: list[str] = list(given)
+
+    def head(self) -> dict[str, Any]:
+        return {
+            "num_labels": len(self.names),
+            "id2label": dict(enumerate(self.names)),
+            "label2id": {name: number for number, name in enumerate(self.names)},
+            "problem_type": "single_label_classification",
+        }
+
+    def targets(self, values: list[Any], where: str) -> npt.NDArray[np.int64]:
+        """[rows] classes: a value is a class's name, or else its number; -1 is no label unless a class is named so."""
+        known: dict[Any, int] = {}
+        numbers = np.empty(len(values), dtype=np.int64)
+        by_name = {name: number for number, name in enumerate(self.names)}
+        for row, value in enumerate(values):
+            number = known.get(value)
+            if number is None:
+                number = _class_of(value, by_name)
+                if number is None:
+                    raise DataError(self._unknown(value, row, where))
+                known[value] = number
+            numbers[row] = number
+        return numbers
+
+    def _unknown(self, value: Any, row: int, where: str) -> str:
+        listed = ", ".join(f"'{name}'" for name in self.names[:_FEW]) + (", …" if len(self.names) > _FEW else "")
+        return (
+            f"{where}, row {row + 1}: the label {value!r} is none of the {len(self.names)} labels {listed}."
+            f"{did_you_mean(str(value), self.names)} Correct the row or name all labels in task.labels."
+        )
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy of [batch, classes] in nats."""
+        kept = batch.labels != IGNORED
+        total = F.cross_entropy(logits.float(), batch.labels, ignore_index=IGNORED, reduction="sum")
+        return total / kept.sum().clamp(min=1)
+
+    def predictions(self, logits: Tensor, batch: Batch) -> list[Prediction]:
+        return [Prediction("class", logits, "categorical", EXAMPLE)]
+
+    def score(self, logits: npt.NDArray[Any] | list[npt.NDArray[Any]], labels: Any) -> dict[str, float]:
+        labels = np.asarray(labels)
+        kept = labels != IGNORED
+        if not kept.any():
+            return {}
+        predicted = np.concatenate(logits) if isinstance(logits, list) else logits
+        return scores.classification(predicted[kept].argmax(-1), labels[kept], len(self.names))
+
+    def decode(self, logits: npt.NDArray[np.floating[Any]]) -> list[dict[str, Any]]:
+        """{"label": name, "score": its probability} of each row of [rows, classes]."""
+        shifted = np.exp(logits - logits.max(-1, keepdims=True))
+        best = logits.argmax(-1)
+        probabilities = shifted[np.arange(len(best)), best] / shifted.sum(-1)
+        return [
+            {"label": self.names[number], "score": float(probability)}
+            for number, probability in zip(best.tolist(), probabilities, strict=True)
+        ]
+
+    @staticmethod
+    def names_from(values: Iterable[Any]) -> list[str]:
+        """Every label that occurs, as text: numbers in their order, else by the alphabet. -1 is no label."""
+        found = {name for name in map(_name, set(values)) if name}
+        if all(_integer(name) is not None for name in found):
+            return sorted(found - {"-1"}, key=int)
+        return sorted(found)
+
+
+def _class_of(value: Any, by_name: dict[str, int]) -> int | None:
+    """The class that a raw value stands for, `IGNORED` for a missing one, None where it stands for none."""
+    name = _name(value)
+    if not name:
+        return IGNORED
+    if name in by_name:
+        return by_name[name]
+    number = int(value) if isinstance(value, bool | np.bool_) else _integer(name)
+    if number == -1:
+        return IGNORED
+    return number if number is not None and 0 <= number < len(by_name) else None
+
+
+def _name(value: Any) -> str:
+    """A raw value as text, "" where it is missing; 3.0 is "3", as columns of integers with gaps become floats."""
+    if value is None or (isinstance(value, float | np.floating) and math.isnan(value)):
+        return ""
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+def _integer(name: str) -> int | None:
+    digits = name.removeprefix("-")
+    return int(name) if digits.isascii() and digits.isdigit() else None

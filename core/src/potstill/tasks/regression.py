@@ -1,0 +1,67 @@
+"""One number a text or pair of texts, such as how alike two sentences are."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from potstill.batch import EXAMPLE
+from potstill.errors import DataError
+from potstill.tasks import Prediction, Task, scores
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from potstill.batch import Batch
+
+
+class Regression(Task):
+    """Single sentences or pairs onto a number, by mean squared error."""
+
+    name = "regression"
+    default_metric = "pearson"
+    metrics: ClassVar[tuple[str, ...]] = ("pearson", "spearman", "mse")
+
+    def head(self) -> dict[str, Any]:
+        return {"num_labels": 1, "id2label": {0: "value"}, "label2id": {"value": 0}, "problem_type": "regression"}
+
+    def targets(self, values: list[Any], where: str) -> npt.NDArray[np.float32]:
+        """[rows] values; text is read as a number, missing ones are NaN."""
+        return np.array([_number(value, row, where) for row, value in enumerate(values)], dtype=np.float32)
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Mean squared error of [batch, 1]."""
+        kept = ~batch.labels.isnan()
+        # Missing values are replaced before the subtraction: NaN * 0 is NaN, in the gradient too.
+        error = (logits.float().squeeze(-1) - batch.labels.nan_to_num()) * kept
+        return error.square().sum() / kept.sum().clamp(min=1)
+
+    def predictions(self, logits: Tensor, batch: Batch) -> list[Prediction]:
+        return [Prediction("value", logits, "value", EXAMPLE)]
+
+    def score(self, logits: npt.NDArray[Any] | list[npt.NDArray[Any]], labels: Any) -> dict[str, float]:
+        labels = np.asarray(labels)
+        kept = ~np.isnan(labels)
+        if not kept.any():
+            return {}
+        predicted = np.concatenate(logits) if isinstance(logits, list) else logits
+        return scores.regression(predicted.reshape(len(labels))[kept], labels[kept])
+
+    def decode(self, logits: npt.NDArray[np.floating[Any]]) -> list[dict[str, Any]]:
+        """{"value": number} of each row of [rows, 1]."""
+        return [{"value": float(value)} for value in np.reshape(logits, -1)]
+
+
+def _number(value: Any, row: int, where: str) -> float:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return math.nan
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise DataError(f"{where}, row {row + 1}: the label {value!r} is not a number; regression needs one.") from None
+    if math.isinf(number):
+        raise DataError(f"{where}, row {row + 1}: the label {value!r} is not finite; regression needs a finite number.")
+    return number

@@ -1,0 +1,62 @@
+"""What was measured of one model at one batch size and length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The latency of one model for one shape of input, and the conditions it was taken under.
+
+    Attributes:
+        name: as given.
+        path: the file or folder that ran.
+        runtime: with its version, such as "onnxruntime 1.32.0".
+        batch: rows of a call.
+        length: tokens of a row, all of them attended to.
+        p50_ms, p90_ms, p95_ms, p99_ms: percentiles of a call's wall time over all runs.
+        rows_per_second: rows of all runs over their wall time.
+        cpu_ms_per_row: CPU time of the whole process, all threads, per row.
+        peak_bytes: the most memory the process had resident so far, runtime and earlier shapes included.
+        runs: calls that were measured, in all rounds together.
+        rounds: turns this model had, the other models' turns in between.
+        warmup: calls before each turn's measured ones that do not count.
+        threads: of the runtime, and of the libraries beneath it.
+        load: the machine's load average over a minute before the first model was started; None where the
+            system has none.
+        round_p50_ms: the median of each round, whose spread tells how quiet the machine was.
+    """
+
+    name: str
+    path: str
+    runtime: str
+    batch: int
+    length: int
+    p50_ms: float
+    p90_ms: float
+    p95_ms: float
+    p99_ms: float
+    rows_per_second: float
+    cpu_ms_per_row: float
+    peak_bytes: int
+    runs: int
+    rounds: int
+    warmup: int
+    threads: int
+    load: float | None
+    round_p50_ms: tuple[float, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "round_p50_ms": list(self.round_p50_ms)}
+
+
+def percentiles(milliseconds: Sequence[float]) -> dict[str, float]:
+    """p50_ms, p90_ms, p95_ms and p99_ms, between two runs interpolated linearly."""
+    values = np.percentile(milliseconds, [50, 90, 95, 99])
+    return dict(zip(("p50_ms", "p90_ms", "p95_ms", "p99_ms"), map(float, values), strict=True))

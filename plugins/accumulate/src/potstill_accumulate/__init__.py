@@ -1,0 +1,1 @@
+"""Exact gradient accumulation for potstill."""

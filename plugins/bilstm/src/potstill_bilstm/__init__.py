@@ -1,0 +1,1 @@
+"""BiLSTM students with their own character vocabulary for potstill."""

@@ -1,0 +1,1 @@
+"""potstill demo: a whole distillation on this machine, without network or weights."""

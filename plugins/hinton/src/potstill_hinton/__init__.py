@@ -1,0 +1,1 @@
+"""Hinton's knowledge distillation (soft targets) for potstill."""

@@ -1,0 +1,1 @@
+"""ONNX export for potstill, with parity, INT8 and latency."""

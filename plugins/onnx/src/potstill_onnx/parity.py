@@ -1,0 +1,119 @@
+"""Whether an exported model answers as the one in torch does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from potstill.batch import Batch
+from potstill_onnx.convert import input_names
+from potstill_onnx.session import Session
+
+if TYPE_CHECKING:
+    from potstill.tasks import Task
+
+Logits = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How near one model's logits are to another's.
+
+    Attributes:
+        rows: compared.
+        max_difference: the largest absolute difference of two logits; NaN where one of them is NaN.
+        equal_predictions: the share of arg-maxes that are equal; None where there is a single logit.
+    """
+
+    rows: int
+    max_difference: float
+    equal_predictions: float | None
+
+
+def torch_logits(module: nn.Module, task: Task, inputs: Mapping[str, Tensor]) -> Logits:
+    """What the model in torch answers; the module stays in the mode it is in."""
+    with torch.no_grad():
+        output = module(**{name: inputs[name] for name in input_names(module, inputs)})
+        return task.logits(output).float().cpu().numpy()
+
+
+def agreement(reference: Sequence[Logits], other: Sequence[Logits]) -> Agreement:
+    """Compares logits batch by batch; each [rows, ..., classes]."""
+    differences = [_largest(a, b) for a, b in zip(reference, other, strict=True)]
+    rows = sum(len(part) for part in reference)
+    worst = float(np.max(differences)) if differences else 0.0
+    if any(part.ndim < 2 or part.shape[-1] < 2 for part in reference):
+        return Agreement(rows, worst, None)
+    equal = [a.argmax(-1) == b.argmax(-1) for a, b in zip(reference, other, strict=True)]
+    count = sum(part.size for part in equal)
+    return Agreement(rows, worst, float(sum(part.sum() for part in equal)) / count if count else 1.0)
+
+
+def grid(
+    module: nn.Module, task: Task, session: Session, inputs: Mapping[str, Tensor], max_length: int, vocabulary: int
+) -> list[dict[str, Any]]:
+    """Torch against ONNX on shapes that exports get wrong: one row, one token, padding or none, the longest row.
+
+    Args:
+        inputs: a batch's, for the names and types.
+        max_length: of the longest row.
+        vocabulary: token ids are drawn below it.
+
+    Returns: {"case", "batch", "length", "max_difference"} for each case.
+    """
+    results = []
+    for case, batch, length, ragged in _cases(max_length):
+        made = _inputs(inputs, batch, length, ragged, vocabulary)
+        found = agreement([torch_logits(module, task, made)], [session.logits(made)])
+        results.append({"case": case, "batch": batch, "length": length, "max_difference": found.max_difference})
+    return results
+
+
+def collect(parts: Iterable[Logits]) -> Logits | list[Logits]:
+    """The logits of all batches as one array; a list of one array a batch where their widths differ."""
+    parts = list(parts)
+    same = len({part.shape[1:] for part in parts}) == 1
+    return np.concatenate(parts) if same else parts
+
+
+def scores(task: Task, logits: Sequence[Logits], batches: Sequence[Batch] | Sequence[Logits]) -> dict[str, float]:
+    """The task's metrics of all batches together."""
+    labels = [part.labels.numpy() if isinstance(part, Batch) else part for part in batches]
+    return task.score(collect(logits), collect(labels))
+
+
+def _largest(a: Logits, b: Logits) -> float:
+    return float(np.abs(a - b).max()) if a.size else 0.0
+
+
+def _cases(max_length: int) -> Iterator[tuple[str, int, int, bool]]:
+    middle = max(1, max_length // 2)
+    yield "one row", 1, middle, False
+    yield "one token", 2, 1, False
+    yield "one row of one token", 1, 1, False
+    yield "full mask", 4, middle, False
+    yield "ragged mask", 5, middle, True
+    yield "longest rows", 2, max_length, True
+
+
+def _inputs(like: Mapping[str, Tensor], batch: int, length: int, ragged: bool, vocabulary: int) -> dict[str, Tensor]:
+    """Random ids; with `ragged` the rows get shorter one by one, down to one token. Token types are halves."""
+    lengths = torch.linspace(length, 1, batch).long() if ragged else torch.full((batch,), length)
+    inside = torch.arange(length)[None] < lengths[:, None]
+    draw = torch.Generator().manual_seed(0)
+    made: dict[str, Tensor] = {}
+    for name, values in like.items():
+        if "mask" in name:
+            made[name] = inside.to(values.dtype)
+        elif name == "token_type_ids":
+            second = torch.arange(length) >= length - length // 2
+            made[name] = (second & inside if bool(values.any()) else torch.zeros_like(inside)).to(values.dtype)
+        else:
+            made[name] = torch.randint(0, vocabulary, (batch, length), generator=draw).to(values.dtype)
+    return made

@@ -1,0 +1,98 @@
+"""A run folder made by hand, in the format that runs leave, with numbers that tests can check."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RECIPE = """\
+name = "birds"
+seed = 7
+
+[task]
+kind = "text-classification"
+metric = "accuracy"
+
+[data]
+train = "train.csv"
+validation = "dev.csv"
+
+[teacher]
+model = "bert-base-uncased"
+
+[student]
+layers = [2, 4]
+
+[[stage]]
+name = "teacher"
+trains = "teacher"
+epochs = 2.0
+
+[[stage]]
+name = "distil"
+plugins = ["hinton"]
+epochs = 2.0
+
+[stage.hinton]
+temperature = 4.0
+"""
+TEACHER = {"accuracy": 0.9312, "macro_f1": 0.9204, "precision": 0.93, "recall": 0.92, "loss": 0.211}
+STUDENT = {"accuracy": 0.9041, "macro_f1": 0.8933, "precision": 0.9, "recall": 0.89, "loss": 0.305}
+EXPORTS: list[dict[str, Any]] = [
+    {"model": "teacher.onnx", "accuracy": 0.9312, "bytes": 44_000_000, "p50_ms": 12.5, "p95_ms": 14.0, "speedup": 1.0},
+    {"model": "distil.onnx", "accuracy": 0.9041, "bytes": 11_000_000, "p50_ms": 2.5, "p95_ms": 2.9, "speedup": 5.0},
+    {"model": "distil.int8.onnx", "accuracy": 0.9022, "bytes": 2_900_000, "p50_ms": 1.25, "p95_ms": 1.6, "speedup": 10.0},
+]
+
+
+def make_run(folder: Path, name: str = "birds", temperature: float = 4.0) -> Path:
+    """A finished run of a teacher and a distilled student with three exported models."""
+    folder.mkdir(parents=True)
+    recipe = RECIPE.replace('"birds"', f'"{name}"').replace("temperature = 4.0", f"temperature = {temperature}")
+    (folder / "recipe.toml").write_text(recipe)
+    _json(folder / "environment.json", {"versions": {"torch": "2.13.0"}, "device": "cpu", "threads": 2})
+    _stage(folder / "stages" / "01-teacher", "teacher", "teacher", [], TEACHER, 11_000_000, ["supervised"])
+    _stage(folder / "stages" / "02-distil", "distil", "student", ["hinton"], STUDENT, 2_750_000, ["hinton.soft", "hinton.hard"])
+    result = {"name": name, "seconds": 200.4, "stages": ["teacher", "distil"], "export": EXPORTS, "model": "model"}
+    _json(folder / "result.json", result)
+    facts = {"parity": {"rows": 500, "same_label": 1.0, "largest_difference": 3.1e-6}, "tolerance": 1e-3}
+    _json(folder / "export" / "onnx.json", {**facts, "facts": facts, "rows": EXPORTS, "files": ["model.onnx"]})
+    return folder
+
+
+def _stage(
+    folder: Path, name: str, trains: str, plugins: list[str], metrics: dict[str, float], parameters: int, terms: list[str]
+) -> None:
+    folder.mkdir(parents=True)
+    lines: list[dict[str, Any]] = []
+    for update in range(50, 501, 50):
+        values = {term: (2 + 3 * i) / (1 + update / 100) for i, term in enumerate(terms)}
+        lines.append({"update": update, "epoch": update // 251, "loss": sum(values.values()), "terms": values})
+        if update % 250 == 0:
+            share = update / 500
+            lines.append({"update": update, "evaluation": {key: value * (0.8 + 0.2 * share) for key, value in metrics.items()}})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    _json(
+        folder / "result.json",
+        {
+            "stage": name,
+            "trains": trains,
+            "plugins": plugins,
+            "updates": 500,
+            "epochs": 2,
+            "rows": 8000,
+            "seconds": 100.2,
+            "best": {"update": 500, "value": metrics["accuracy"]},
+            "metrics": metrics,
+            "test": {"accuracy": metrics["accuracy"] - 0.01},
+            "parameters": parameters,
+            "bytes": 4 * parameters,
+            "kept": "best",
+        },
+    )
+
+
+def _json(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
