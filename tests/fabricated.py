@@ -42,7 +42,14 @@ STUDENT = {"accuracy": 0.9041, "macro_f1": 0.8933, "precision": 0.9, "recall": 0
 EXPORTS: list[dict[str, Any]] = [
     {"model": "teacher.onnx", "accuracy": 0.9312, "bytes": 44_000_000, "p50_ms": 12.5, "p95_ms": 14.0, "speedup": 1.0},
     {"model": "distil.onnx", "accuracy": 0.9041, "bytes": 11_000_000, "p50_ms": 2.5, "p95_ms": 2.9, "speedup": 5.0},
-    {"model": "distil.int8.onnx", "accuracy": 0.9022, "bytes": 2_900_000, "p50_ms": 1.25, "p95_ms": 1.6, "speedup": 10.0},
+    {
+        "model": "distil.int8.onnx",
+        "accuracy": 0.9022,
+        "bytes": 2_900_000,
+        "p50_ms": 1.25,
+        "p95_ms": 1.6,
+        "speedup": 10.0,
+    },
 ]
 
 
@@ -53,7 +60,15 @@ def make_run(folder: Path, name: str = "birds", temperature: float = 4.0) -> Pat
     (folder / "recipe.toml").write_text(recipe)
     _json(folder / "environment.json", {"versions": {"torch": "2.13.0"}, "device": "cpu", "threads": 2})
     _stage(folder / "stages" / "01-teacher", "teacher", "teacher", [], TEACHER, 11_000_000, ["supervised"])
-    _stage(folder / "stages" / "02-distil", "distil", "student", ["hinton"], STUDENT, 2_750_000, ["hinton.soft", "hinton.hard"])
+    _stage(
+        folder / "stages" / "02-distil",
+        "distil",
+        "student",
+        ["hinton"],
+        STUDENT,
+        2_750_000,
+        ["hinton.soft", "hinton.hard"],
+    )
     result = {"name": name, "seconds": 200.4, "stages": ["teacher", "distil"], "export": EXPORTS, "model": "model"}
     _json(folder / "result.json", result)
     facts = {"parity": {"rows": 500, "same_label": 1.0, "largest_difference": 3.1e-6}, "tolerance": 1e-3}
@@ -62,7 +77,13 @@ def make_run(folder: Path, name: str = "birds", temperature: float = 4.0) -> Pat
 
 
 def _stage(
-    folder: Path, name: str, trains: str, plugins: list[str], metrics: dict[str, float], parameters: int, terms: list[str]
+    folder: Path,
+    name: str,
+    trains: str,
+    plugins: list[str],
+    metrics: dict[str, float],
+    parameters: int,
+    terms: list[str],
 ) -> None:
     folder.mkdir(parents=True)
     lines: list[dict[str, Any]] = []
@@ -71,7 +92,9 @@ def _stage(
         lines.append({"update": update, "epoch": update // 251, "loss": sum(values.values()), "terms": values})
         if update % 250 == 0:
             share = update / 500
-            lines.append({"update": update, "evaluation": {key: value * (0.8 + 0.2 * share) for key, value in metrics.items()}})
+            lines.append(
+                {"update": update, "evaluation": {key: value * (0.8 + 0.2 * share) for key, value in metrics.items()}}
+            )
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     _json(
         folder / "result.json",

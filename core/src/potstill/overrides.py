@@ -59,7 +59,7 @@ def with_plugins(recipe: Mapping[str, Any], plugins: Sequence[str]) -> Tree:
     for text in plugins:
         name, _, rest = text.partition(":")
         if not re.fullmatch(r"[\w-]+", name):
-            raise RecipeError(f"plugin '{text}' is not NAME or NAME:OPTION=VALUE, such as hinton:temperature=2.")
+            raise RecipeError(f"plugin '{text}' is not NAME or NAME:OPTION=VALUE, such as accumulate:batches=4.")
         stage = _last_student_stage(changed)
         if name not in stage.get("plugins", ()):
             stage["plugins"] = [*stage.get("plugins", ()), name]
@@ -67,7 +67,7 @@ def with_plugins(recipe: Mapping[str, Any], plugins: Sequence[str]) -> Tree:
             key, equals, value = option.partition("=")
             path = [part.strip() for part in key.split(".")]
             if not equals or not all(path):
-                raise RecipeError(f"plugin '{text}': '{option}' is not OPTION=VALUE, such as temperature=2.")
+                raise RecipeError(f"plugin '{text}': '{option}' is not OPTION=VALUE, such as batches=4.")
             _put(stage, [name, *path], _value(value, f"plugin '{text}'"), f"plugin '{text}'")
     return changed
 

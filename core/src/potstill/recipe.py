@@ -194,7 +194,7 @@ def _leaves(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, An
 
 
 def _unlike(before: dict[str, Any], after: dict[str, Any], key: str) -> bool:
-    return _shown(before, key) != _shown(after, key)
+    return (key in before) != (key in after) or before.get(key) != after.get(key)
 
 
 def _shown(leaves: dict[str, Any], key: str) -> str:
@@ -224,10 +224,13 @@ def json_schema(plugins: Mapping[str, type[BaseModel]] | None = None) -> dict[st
 
 
 def _allow_options(model: dict[str, Any]) -> None:
-    """Any key beside `plugin`, and only the known ones without."""
-    del model["properties"]["options"], model["additionalProperties"]
+    """Any key beside `plugin`, and `layers` of any kind; only the known keys without."""
+    properties = model["properties"]
+    del properties["options"], model["additionalProperties"]
+    layers = properties["layers"]
+    properties["layers"] = {"description": layers.pop("description")}
     model["if"] = {"not": {"required": ["plugin"]}}
-    model["then"] = {"propertyNames": {"enum": list(model["properties"])}}
+    model["then"] = {"propertyNames": {"enum": list(properties)}, "properties": {"layers": layers}}
 
 
 def _without_null(schema: Any) -> Any:

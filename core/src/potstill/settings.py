@@ -113,11 +113,8 @@ class ModelConfig(Settings):
     def _gather_options(cls, data: Any) -> Any:
         if not isinstance(data, dict) or data.get("plugin") is None:
             return data
-        own_keys = cls.model_fields.keys() - {"layers"}
-        own = {key: value for key, value in data.items() if key in own_keys}
-        others = {key: value for key, value in data.items() if key not in own_keys}
-        if others.get("layers", 0) is None:
-            del others["layers"]
+        own = {key: value for key, value in data.items() if key in cls.model_fields and key != "layers"}
+        others = {key: value for key, value in data.items() if key not in own and (key, value) != ("layers", None)}
         options = own.get("options", {})
         return {**own, "options": {**options, **others}} if isinstance(options, dict) else data
 

@@ -235,6 +235,12 @@ class Stage:
         for plugin in [*self.plugins]:
             self._setting_up = plugin.name
             self._manager.subset_hook_caller("setup", everyone - {plugin})(stage=self)
+        if LOGITS in self._observed["teacher"] and self.teacher.fresh:
+            raise ModelError(
+                f"The teacher's logits are looked at in the stage '{self.plan.name}', but no checkpoint gave its "
+                f"{self.teacher.fresh[-1]} a value; add a stage with trains = 'teacher' before, or name a "
+                "fine-tuned model."
+            )
         for plugin in self.plugins:
             if "teacher" in plugin.requires and not self.has_teacher:
                 raise PluginError(
@@ -262,13 +268,7 @@ class Stage:
             raise ModelError(f"The stage '{self.plan.name}' has no teacher; add a [teacher] table to the recipe.")
         if self.plan.teacher != "fresh":
             return load_model(self.context.find(self.plan.teacher), self.task)
-        teacher = self._fresh("teacher")
-        if teacher.fresh and LOGITS in self._observed["teacher"]:
-            raise ModelError(
-                f"The teacher's logits are looked at, but its head was never trained ({teacher.fresh[-1]} has no value "
-                "in the checkpoint); add a stage with trains = 'teacher' before, or name a fine-tuned model."
-            )
-        return teacher
+        return self._fresh("teacher")
 
     def _fresh(self, side: str) -> Model:
         given = self.context.given.get(side)

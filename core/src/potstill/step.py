@@ -146,8 +146,6 @@ class Step:
         terms: dict[str, LossTerm] = {}
         for returned in self.stage.hook.compute_loss(step=self):
             for term in returned or ():
-                if term.name in terms:
-                    raise PluginError(f"Two loss terms are called '{term.name}'; each needs a name of its own.")
                 if term.per not in self.stage.units:
                     raise PluginError(
                         f"The loss term '{term.name}' is a mean per '{term.per.name}', which is not known here; "

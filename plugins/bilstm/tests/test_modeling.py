@@ -122,7 +122,9 @@ def test_saving_and_loading_through_the_auto_classes_keeps_every_bit(tmp_path: P
 
 def test_a_fresh_model_starts_from_torch_s_own_initial_values() -> None:
     torch.manual_seed(3)
-    module = BiLSTMForSequenceClassification(BiLSTMConfig(vocab_size=2000, embedding_size=50, hidden_size=64, num_labels=3))
+    module = BiLSTMForSequenceClassification(
+        BiLSTMConfig(vocab_size=2000, embedding_size=50, hidden_size=64, num_labels=3)
+    )
     assert not module.embedding.weight[0].any()
     assert module.embedding.weight[1:].std().item() == pytest.approx(1.0, rel=0.02)
     bound = 1 / 64**0.5

@@ -38,7 +38,9 @@ def sigmoid(logits: Array) -> Array:
     return 1 / (1 + np.exp(-logits))
 
 
-def value_and_gradient(loss: str, student: Array, teacher: Array, temperature: float, **options: object) -> tuple[float, Array]:
+def value_and_gradient(
+    loss: str, student: Array, teacher: Array, temperature: float, **options: object
+) -> tuple[float, Array]:
     logits = torch.tensor(student, requires_grad=True)
     value = losses.VARIANTS[loss](logits, torch.tensor(teacher), temperature, **options)
     value.backward()

@@ -5,89 +5,70 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import Distribution, EntryPoint, distributions
+from importlib.metadata import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from potstill.discovery import Found, installed
 from potstill.errors import PluginError
 
 if TYPE_CHECKING:
     import click
 
-GROUP = "potstill.commands"
+COMMANDS = "potstill.commands"
+"""The entry-point group of click commands."""
 
 
 @dataclass(frozen=True)
 class PluginCommand:
-    """An entry point in `potstill.commands`.
+    """A command that a plugin brings.
 
     Attributes:
         summary: the distribution's one line.
         problem: why it cannot work, as far as that shows without importing it; None where nothing shows.
     """
 
-    name: str
-    distribution: str
-    version: str
+    found: Found
     summary: str
-    entry: EntryPoint
     problem: str | None
 
     def load(self) -> click.Command:
-        """The command itself. PluginError, naming the distribution, where it cannot be imported."""
+        """The command itself. PluginError, naming the distribution, where it cannot be imported or is none."""
         import click
 
-        if self.problem:
-            raise PluginError(self._broken(self.problem))
-        try:
-            command = self.entry.load()
-        except Exception as error:
-            raise PluginError(self._broken(f"{type(error).__name__}: {error}")) from error
+        command = self.found.load()
         if not isinstance(command, click.Command):
-            raise PluginError(self._broken(f"'{self.entry.value}' is {type(command).__name__}, not a click command"))
+            raise PluginError(
+                f"command '{self.found.name}' of {self.found.origin} is {type(command).__name__}, not a click command."
+            )
         return command
-
-    def _broken(self, reason: str) -> str:
-        return f"The command '{self.name}' of {self.distribution} {self.version} is broken: {reason}."
 
 
 @cache
 def plugin_commands() -> dict[str, PluginCommand]:
-    """Installed plugin commands by name, sorted."""
-    found: dict[str, PluginCommand] = {}
-    for distribution in distributions():
-        for entry in distribution.entry_points:
-            if entry.group == GROUP:
-                command = _command(entry, distribution)
-                earlier = found.get(entry.name)
-                found[entry.name] = _twice(earlier, command) if earlier else command
-    return dict(sorted(found.items()))
+    """Installed plugin commands by name."""
+    return {found.name: _command(found) for found in installed(COMMANDS)}
 
 
-def _command(entry: EntryPoint, distribution: Distribution) -> PluginCommand:
-    metadata = distribution.metadata
+def summary(distribution: str) -> str:
+    """A distribution's one line about itself."""
+    return metadata(distribution)["Summary"] or ""
+
+
+def _command(found: Found) -> PluginCommand:
     try:
-        problem = _problem(entry)
+        problem = found.problem or _problem(found.value.partition(":")[0])
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"
-    summary = metadata["Summary"] or ""
-    return PluginCommand(entry.name, metadata["Name"], distribution.version, summary, entry, problem)
+    return PluginCommand(found, summary(found.distribution), problem)
 
 
-def _twice(first: PluginCommand, second: PluginCommand) -> PluginCommand:
-    if (first.distribution, first.entry.value) == (second.distribution, second.entry.value):
-        return first
-    both = " and ".join(f"{command.distribution} {command.version}" for command in (first, second))
-    problem = f"both {both} offer it; uninstall one"
-    return PluginCommand(first.name, first.distribution, first.version, first.summary, first.entry, problem)
-
-
-def _problem(entry: EntryPoint) -> str | None:
+def _problem(module: str) -> str | None:
     """What is wrong with a command's module, from its source alone."""
-    source = _source(entry.module)
+    source = _source(module)
     if source is None:
-        return f"there is no module '{entry.module}'"
+        return f"there is no module '{module}'"
     if source.suffix != ".py":
         return None
     try:
@@ -96,10 +77,10 @@ def _problem(entry: EntryPoint) -> str | None:
         return f"{source.name}, line {error.lineno}: {error.msg}"
     for node in tree.body:
         if isinstance(node, ast.Raise):
-            return f"importing '{entry.module}' raises an error at line {node.lineno}"
+            return f"importing '{module}' raises an error at line {node.lineno}"
         for name in _imported(node):
             if find_spec(name) is None:
-                return f"there is no module '{name}', which '{entry.module}' imports"
+                return f"there is no module '{name}', which '{module}' imports"
     return None
 
 

@@ -119,4 +119,6 @@ class _LineBar(Bar):
 
 def shown(facts: Facts) -> str:
     """ "loss 0.3124, accuracy 0.91": numbers with four digits."""
-    return ", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in facts.items())
+    return ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in facts.items()
+    )

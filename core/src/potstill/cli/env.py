@@ -10,6 +10,7 @@ import click
 from potstill.cli.options import json_option
 from potstill.cli.output import say_json
 
+
 @click.command
 @json_option
 def env(as_json: bool) -> None:
@@ -45,4 +46,6 @@ def facts() -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    return "\n".join(value) if isinstance(value, list) else str(value)
+    from potstill.report.table import cell
+
+    return "\n".join(value) if isinstance(value, list) else cell("", value)

@@ -19,7 +19,9 @@ from potstill.cli.output import say_json
 @click.option("--text", metavar="COLUMN", help="The text's column. [default: as in training]")
 @click.option("--text-pair", metavar="COLUMN", help="The second text's column. [default: as in training]")
 @click.option("--label", metavar="COLUMN", help="The label's column. [default: as in training]")
-@click.option("--max-length", type=click.IntRange(1), metavar="N", help="Tokens a row at most. [default: as in training]")
+@click.option(
+    "--max-length", type=click.IntRange(1), metavar="N", help="Tokens a row at most. [default: as in training]"
+)
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", default=64, show_default=True, help="Rows a batch.")
 @quiet_option
 @json_option

@@ -8,21 +8,30 @@ from typing import Any
 import click
 
 from potstill.cli.compose import data_path, model_folder
-from potstill.cli.options import json_option
+from potstill.cli.display import make_progress
+from potstill.cli.options import json_option, quiet_option
 from potstill.cli.output import say_json
 from potstill.errors import UserError
 
 
 @click.command
 @click.argument("model", metavar="MODEL")
-@click.option("-p", "--plugin", "plugins", multiple=True, required=True, metavar="NAME[:OPTION=VALUE,…]",
-              help="The export plugin; repeatable.")
+@click.option(
+    "-p",
+    "--plugin",
+    "plugins",
+    multiple=True,
+    required=True,
+    metavar="NAME[:OPTION=VALUE,…]",
+    help="The export plugin; repeatable.",
+)
 @click.option("--out", metavar="DIR", help="Where to write. [default: the run's folder 'export', or MODEL/export]")
 @click.option("--validation", metavar="FILE", help="Rows that parity is measured on.")
 @click.option("--teacher", metavar="DIR", help="A model folder to compare with.")
+@quiet_option
 @json_option
 def export(
-    model: str, plugins: tuple[str, ...], out: str | None, validation: str | None, teacher: str | None, as_json: bool
+    model: str, plugins: tuple[str, ...], out: str | None, validation: str | None, teacher: str | None, quiet: bool, as_json: bool
 ) -> None:
     """Export a finished model through plugins.
 
@@ -37,9 +46,13 @@ def export(
     rows_file = data_path(validation, "--validation") if validation else None
     compared = model_folder(teacher) if teacher else None
 
-    from potstill import exporting
+    from potstill.exporting import export_folder
+    from potstill.quiet import quiet_libraries
 
-    artifacts = exporting.export_folder(folder, options_by_plugin(plugins), target, rows_file, compared)
+    with quiet_libraries():
+        artifacts = export_folder(
+            folder, options_by_plugin(plugins), target, rows_file, compared, progress=make_progress(quiet)
+        )
     rows = [dict(row) for artifact in artifacts for row in artifact.rows]
     if as_json:
         say_json([{"name": a.name, "files": a.files, "rows": a.rows, "facts": a.facts} for a in artifacts])

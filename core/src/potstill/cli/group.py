@@ -1,4 +1,4 @@
-"""The group of all commands: core's own from a static table, plugins' from their entry points, each imported when used."""
+"""All commands: the core's from a static table, the plugins' from their entry points, each imported when it is used."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ class Commands(click.Group):
         found = plugin_commands().get(cmd_name)
         return found.load() if found else None
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
             near = did_you_mean(args[0], self.list_commands(ctx))
             raise click.UsageError(f"There is no command '{args[0]}'.{near}", ctx)

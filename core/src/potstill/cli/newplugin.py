@@ -19,7 +19,9 @@ def make(name: str, folder: Path | None = None) -> Path:
     Raises: UserError where the name cannot be a plugin's, or the folder holds something already.
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", name):
-        raise UserError(f"'{name}' cannot be a plugin's name: lower-case letters, digits, '-' and '_', such as my-loss.")
+        raise UserError(
+            f"'{name}' cannot be a plugin's name: lower-case letters, digits, '-' and '_', such as my-loss."
+        )
     target = folder or Path(f"potstill-{name.replace('_', '-')}")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"'{target}' exists and is not an empty folder; name another one with --folder.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from potstill.recipe import Recipe
 
 F = TypeVar("F", bound=Callable[..., Any])
+_Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="No bars and no notes.")
@@ -28,24 +29,25 @@ _IN_RECIPE = {
     "student": "student.model",
     "student_layers": "student.layers",
     "export": "export.plugins",
+    "epochs": "stage.NAME.epochs",
+    "learning_rate": "stage.NAME.learning_rate",
+    "batch_size": "stage.NAME.batch_size",
 }
+"""Where a recipe has what an option says; all other options are keys of its table [data]."""
 
 
-class Layers(click.ParamType):
-    """`2,4,6` as a tuple of integers."""
-
-    name = "layers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(int(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"'{value}' is no list of layers such as 2,4,6.", param, ctx)
+def _layers(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...]:
+    """`2,4,6` as a tuple of integers; () where nothing is said."""
+    if value is None:
+        return ()
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"'{value}' is no list of layers such as 2,4,6.", ctx, param) from None
 
 
-_CHANGES = [
+_ABOVE_0 = click.FloatRange(0, min_open=True)
+_CHANGES: list[_Option] = [
     data_root_option,
     click.option("--name", help="The run's name. [default: the recipe's]"),
     click.option("--seed", type=click.IntRange(0), metavar="N", help="The seed of everything random."),
@@ -55,10 +57,10 @@ _CHANGES = [
                  help="Change a setting: data.max_length=64, stage.distil.epochs=2, hinton.temperature=4; repeatable."),
     click.option("--save-recipe", metavar="FILE", help="Write the recipe with all changes to a file."),
 ]  # fmt: skip
-_PARTS = [
+_PARTS: list[_Option] = [
     click.option("--teacher", metavar="DIR|HUB-ID", help="The teacher, already trained on the task."),
     click.option("--student", metavar="DIR|HUB-ID|PLUGIN", help="The student to train."),
-    click.option("--student-layers", type=Layers(), metavar="2,4,6", help="Or: the student starts from these teacher layers."),
+    click.option("--student-layers", callback=_layers, metavar="2,4,6", help="Or: teacher layers to start it from."),
     click.option("--train", metavar="FILE", help="CSV, TSV, JSON lines, Parquet, text, a folder, or a hub id::split."),
     click.option("--validation", metavar="FILE", help="Rows that the best student is chosen on."),
     click.option("--test", metavar="FILE", help="Rows that are measured once, at the end."),
@@ -67,10 +69,10 @@ _PARTS = [
     click.option("--label", metavar="COLUMN", help="The label's column. [default: label]"),
     click.option("--task", metavar="KIND", help="text-classification, regression, … [default: the teacher's]"),
     click.option("--max-length", type=click.IntRange(1), metavar="N", help="Tokens a row at most."),
-    click.option("--epochs", type=click.FloatRange(0, min_open=True), metavar="X", help="Times through the training rows."),
-    click.option("--learning-rate", type=click.FloatRange(0, min_open=True), metavar="X", help="The peak learning rate."),
+    click.option("--epochs", type=_ABOVE_0, metavar="X", help="Times through the training rows."),
+    click.option("--learning-rate", type=_ABOVE_0, metavar="X", help="The peak learning rate."),
     click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Rows a micro-batch."),
-    click.option("--export", multiple=True, metavar="PLUGIN", help="Export the student through a plugin, such as onnx; repeatable."),
+    click.option("--export", multiple=True, metavar="PLUGIN", help="A plugin that exports the student, such as onnx."),
 ]  # fmt: skip
 
 
@@ -84,9 +86,9 @@ def recipe_options(command: F) -> F:
     return click.argument("recipe", required=False, metavar="[RECIPE.toml]")(_with(command, [*_CHANGES, *_PARTS]))
 
 
-def _with(command: F, options: list[Callable[[F], F]]) -> F:
+def _with(command: F, options: Sequence[_Option]) -> F:
     for option in reversed(options):
-        command = option(command)
+        option(command)  # it notes itself on the function, which stays the same
     return command
 
 
@@ -134,9 +136,17 @@ def prepare(
     raw |= {key: value for key, value in (("seed", seed), ("name", name)) if value is not None}
     ready = Prepared(raw, recipes.parse(raw, where), _root(data_root) or root)
     if save_recipe is not None:
-        Path(save_recipe).write_text(recipes.dump(ready.recipe), encoding="utf-8")
-        click.echo(f"The recipe is in {save_recipe}.", err=True)
+        _save(ready.raw, Path(save_recipe))
     return ready
+
+
+def _save(raw: dict[str, Any], path: Path) -> None:
+    import tomli_w
+
+    if not path.parent.is_dir():
+        raise RecipeError(f"--save-recipe: there is no folder '{path.parent}'.")
+    path.write_text(tomli_w.dumps(raw), encoding="utf-8")
+    click.echo(f"The recipe is in {path}.", err=True)
 
 
 def read(recipe: str) -> dict[str, Any]:
@@ -157,11 +167,8 @@ def _refuse_parts(parts: Parts, recipe: str) -> None:
     if not said:
         return
     option = "--" + said[0].replace("_", "-")
-    key = _IN_RECIPE.get(said[0], f"stage.NAME.{said[0]}" if said[0] in _STAGE_KEYS else f"data.{said[0]}")
+    key = _IN_RECIPE.get(said[0], f"data.{said[0]}")
     raise RecipeError(f"{option} stands in for a recipe file, but there is '{recipe}'; change it by --set {key}=….")
-
-
-_STAGE_KEYS = {"epochs", "learning_rate", "batch_size"}
 
 
 def _root(data_root: str | None) -> Path | None:

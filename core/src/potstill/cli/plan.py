@@ -30,8 +30,10 @@ def plan(as_json: bool, **options: Any) -> None:
     prepared = prepare(**options)
 
     from potstill import planning
+    from potstill.quiet import quiet_libraries
 
-    content = planning.plan(prepared.recipe, prepared.data_root).as_dict()
+    with quiet_libraries():
+        content = planning.plan(prepared.recipe, prepared.data_root).as_dict()
     if as_json:
         say_json(content)
         return
@@ -47,7 +49,7 @@ def tree(name: str, content: Mapping[str, Any]) -> Tree:
 
     root = Tree(Text(name, style="bold"))
     for key, value in content.items():
-        if key != "stages":
+        if key not in ("name", "stages"):
             _add(root, key, value)
     for number, stage in enumerate(content.get("stages", ()), 1):
         title = f"{number} {stage.get('name', '?')}"
@@ -80,7 +82,7 @@ def _add(branch: Tree, key: str, value: Any) -> None:
 
 def _line(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_line(part)}" for key, part in value.items())
+        return ", ".join(f"{key.replace('_', ' ')} {_line(part)}" for key, part in value.items())
     if isinstance(value, list):
         return ", ".join(map(_line, value))
     if isinstance(value, bool):

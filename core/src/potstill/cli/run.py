@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 @click.command
 @recipe_options
 @click.option("--folder", metavar="DIR", help="The run folder. [default: runs/NAME]")
-@click.option("--fresh", is_flag=True, help="Remove what an earlier run left in the folder instead of going on with it.")
+@click.option(
+    "--fresh", is_flag=True, help="Remove what an earlier run left in the folder instead of going on with it."
+)
 @quiet_option
 @json_option
 def run(folder: str | None, fresh: bool, quiet: bool, as_json: bool, **options: Any) -> None:

@@ -28,7 +28,13 @@ Row = Mapping[str, Any]
 @quiet_option
 @json_option
 def sweep(
-    recipe: str, grids: tuple[str, ...], seeds: str | None, folder: str | None, quiet: bool, as_json: bool, **options: Any
+    recipe: str,
+    grids: tuple[str, ...],
+    seeds: str | None,
+    folder: str | None,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Run a grid of settings × seeds over one recipe. What is common, such as the teacher, is trained once.
 
@@ -41,13 +47,17 @@ def sweep(
     """
     prepared = prepare(recipe, **options)
     grid = parse_grid(grids)
-    numbers = _seeds(seeds) or [prepared.recipe.seed]
     target = Path(folder) if folder else Path("sweeps") / prepared.recipe.name
 
     from potstill.sweep import sweep as run_sweep
 
     rows = run_sweep(
-        prepared.raw, grid=grid, seeds=numbers, folder=target, data_root=prepared.data_root, progress=make_progress(quiet)
+        prepared.raw,
+        grid=grid,
+        seeds=_seeds(seeds),
+        folder=target,
+        data_root=prepared.data_root,
+        progress=make_progress(quiet),
     )
     if main_process():
         _show(rows, prepared.recipe.task.metric, target, as_json)
@@ -83,10 +93,16 @@ def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def _summary_row(group: Sequence[Row]) -> dict[str, Any]:
     row: dict[str, Any] = {**group[0]["settings"], "seeds": len(group)}
-    for name in dict.fromkeys(name for member in group for name in member["metrics"]):
-        values = [member["metrics"][name] for member in group if _finite(member["metrics"].get(name))]
-        row[name] = _mean_and_deviation(values)
+    measured = [_measured(member) for member in group]
+    for name in dict.fromkeys(name for metrics in measured for name in metrics):
+        row[name] = _mean_and_deviation([metrics[name] for metrics in measured if _finite(metrics.get(name))])
     return row
+
+
+def _measured(row: Row) -> dict[str, Any]:
+    """A run's metrics on the validation rows and, named "test_…", on the test rows."""
+    test = {f"test_{name}": value for name, value in (row.get("test") or {}).items()}
+    return {**(row["metrics"] or {}), **test}
 
 
 def _mean_and_deviation(values: Sequence[float]) -> str | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from datasets import Dataset, Features, Value
+import pyarrow as pa
+from datasets import ClassLabel, Dataset, Features, Value
 
 from potstill.errors import DataError, did_you_mean
 
@@ -53,6 +55,28 @@ def as_text(dataset: Dataset, columns: Columns, where: str) -> Dataset:
     return dataset
 
 
+def named_labels(dataset: Dataset) -> tuple[tuple[str, ...] | None, Dataset]:
+    """The names of a `ClassLabel` column and the data set with names for its numbers; (None, as it was) without one."""
+    feature = dataset.features.get("label")
+    if not isinstance(feature, ClassLabel):
+        return None, dataset
+    names = tuple(feature.names)
+    labels = [None if value is None or value < 0 else names[value] for value in values_of(dataset, "label")]
+    return names, with_labels(dataset, labels)
+
+
+def with_labels(dataset: Dataset, labels: list[Any]) -> Dataset:
+    """The data set with other labels, of one type."""
+    kind = pa.string() if any(isinstance(label, str) for label in labels) else None
+    return dataset.remove_columns("label").add_column("label", pa.array(labels, type=kind))
+
+
+def values_of(dataset: Dataset, column: str) -> list[Any]:
+    """A whole column as Python values; much faster than `list(dataset[column])`."""
+    values: list[Any] = dataset.select_columns([column]).with_format("arrow")[:].column(0).to_pylist()
+    return values
+
+
 def _cast(dataset: Dataset, role: str) -> Dataset:
     # In memory, since the cache of a data set from a folder would be written beside the user's own files.
     features = Features({**dataset.features, role: Value("string")})
@@ -65,7 +89,7 @@ def _has_nulls(dataset: Dataset, role: str) -> bool:
 
 
 def _check_texts(dataset: Dataset, role: str, name: str, where: str) -> None:
-    for row, value in enumerate(dataset[role], 1):
+    for row, value in enumerate(values_of(dataset, role), 1):
         if not isinstance(value, str):
             told = "is missing" if value is None else f"is {value!r:.60}, not text"
             raise DataError(f"{where}, row {row}: the text '{name}' {told}.")

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features, Value
 from datasets.data_files import DataFilesDict, DataFilesList
 
-from potstill.data.columns import Columns, by_role, check_columns
+from potstill.data.columns import Columns, by_role, check_columns, values_of, with_labels
 from potstill.errors import DataError
 
 _LAYOUT = 1
@@ -57,8 +57,12 @@ def read(paths: Sequence[Path], columns: Columns, where: str, cache: str | None)
 
 def rows_of(paths: Sequence[str], columns: Columns, kind: str, key: object) -> Iterator[dict[str, str | None]]:
     """The rows of text files by role; labels of JSON are JSON. `key` is for the cache alone."""
+    row = None
     for path in paths:
-        yield from READERS[kind](Path(path), columns)
+        for row in READERS[kind](Path(path), columns):
+            yield row
+    if row is None:
+        raise DataError(f"{paths[0]} holds no rows.")  # here, since `datasets` cannot make a data set without rows
 
 
 def _csv(path: Path, columns: Columns) -> Iterator[dict[str, str | None]]:
@@ -185,14 +189,14 @@ SUFFIXES = (*(f".{kind}" for kind in READERS), ".parquet")
 
 
 def _typed_labels(dataset: Dataset) -> Dataset:
-    labels = [None if label is None else json.loads(label) for label in dataset["label"]]
+    labels = [None if label is None else json.loads(label) for label in values_of(dataset, "label")]
     if any(isinstance(label, str) for label in labels):
         labels = [None if label is None else str(label) for label in labels]
     elif any(isinstance(label, float) for label in labels):
         labels = [None if label is None else float(label) for label in labels]
     elif not all(isinstance(label, bool | None) for label in labels):
         labels = [None if label is None else int(label) for label in labels]
-    return dataset.remove_columns("label").add_column("label", pa.array(labels))
+    return with_labels(dataset, labels)
 
 
 def _text_only(columns: Columns, path: Path) -> Columns:
@@ -206,9 +210,12 @@ def _parquet(paths: Sequence[Path], columns: Columns, where: str, cache: str | N
     digests = []
     for path in paths:
         try:
-            check_columns(columns, pq.read_schema(path).names, str(path))
+            file = pq.read_metadata(path)
+            check_columns(columns, file.schema.to_arrow_schema().names, str(path))
         except pa.ArrowException as problem:
             raise DataError(f"{path} is not a readable Parquet file: {problem}.") from None
+        if not file.num_rows:
+            raise DataError(f"{path} holds no rows.")
         digests.append((_digest(path),))
     # Named by content, not by the time of change, which a copy may keep.
     files = DataFilesDict({"train": DataFilesList([str(path) for path in paths], digests)})

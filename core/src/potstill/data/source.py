@@ -12,10 +12,11 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, DatasetDict
+from datasets import Dataset, DatasetDict
 from datasets.exceptions import DatasetsError
+from huggingface_hub import HfApi, is_offline_mode
 
-from potstill.data.columns import Columns, as_text, by_role
+from potstill.data.columns import Columns, as_text, by_role, named_labels, values_of
 from potstill.data.files import SUFFIXES, read
 from potstill.errors import DataError, did_you_mean
 
@@ -31,30 +32,21 @@ class Source:
         dataset: columns "text" and, where asked for, "text_pair" and "label".
         fingerprint: a hash of all rows and of the roles.
         path: how errors name the data, such as "data.train = 'a.csv'".
+        label_names: the classes' names in their order, where the label column itself has them (`ClassLabel`); the
+            labels are these names then.
     """
 
     dataset: Dataset
     fingerprint: str
     path: str
+    label_names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    @property
-    def label_names(self) -> list[str] | None:
-        """The classes' names where the label column itself has them (`ClassLabel`)."""
-        feature = self.dataset.features.get("label")
-        return list(feature.names) if isinstance(feature, ClassLabel) else None
-
     def labels(self) -> list[Any]:
-        """The raw labels, None where there are none; numbers of a `ClassLabel` are given as names."""
-        if "label" not in self.dataset.column_names:
-            return [None] * len(self)
-        values = list(self.dataset["label"])
-        names = self.label_names
-        if names is None:
-            return values
-        return [None if value is None or value < 0 else names[value] for value in values]
+        """The raw labels, None where there are none."""
+        return values_of(self.dataset, "label") if "label" in self.dataset.column_names else [None] * len(self)
 
 
 def open_source(
@@ -91,7 +83,8 @@ def open_source(
         if not len(dataset):
             raise DataError(f"{path} holds no rows.")
         dataset = as_text(dataset, wanted, path)
-        return Source(dataset, _fingerprint(dataset), path)
+        label_names, dataset = named_labels(dataset)
+        return Source(dataset, _fingerprint(dataset), path, label_names)
 
 
 def _found(spec: Any, columns: Columns, root: Path, where: str, cache: str | None) -> Dataset:
@@ -139,11 +132,13 @@ def _folder(path: Path, split: str, columns: Columns, where: str, cache: str | N
 def _hub(name: str, split: str, root: Path, where: str, cache: str | None) -> Dataset:
     hub_id, _, config = name.partition(":")
     try:
+        if not is_offline_mode():
+            HfApi().dataset_info(hub_id, timeout=10)  # at once, where `load_dataset` would try again for half a minute
         loaded = datasets.load_dataset(hub_id, config or None, split=split or None, cache_dir=cache)
     except Exception as problem:
         raise DataError(
             f"{where} is neither a file or folder below {root.absolute()} nor could it be read from the hub: "
-            f"{_reason(problem)}."
+            f"{_reason(problem)}. (HF_HUB_OFFLINE=1 uses a copy that was fetched before.)"
         ) from problem
     return loaded if split else _one_split(loaded, split, where)
 

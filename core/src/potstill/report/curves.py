@@ -34,11 +34,14 @@ def metric_curves(stage: StageFolder, metrics: Iterable[str] = ()) -> go.Figure 
         metrics: which, where they were measured; else all but the loss.
     """
     found = dict.fromkeys(name for line in stage.evaluations for name in line["evaluation"])
-    names = [name for name in found if name in set(metrics)] or [name for name in found if name != "loss"] or list(found)
+    names = (
+        [name for name in found if name in set(metrics)] or [name for name in found if name != "loss"] or list(found)
+    )
     if not names:
         return None
     series = {
-        heading(name): [(line.get("update"), line["evaluation"].get(name)) for line in stage.evaluations] for name in names
+        heading(name): [(line.get("update"), line["evaluation"].get(name)) for line in stage.evaluations]
+        for name in names
     }
     return _lines(series, "on the validation rows", markers=True)
 
@@ -74,7 +77,7 @@ def _points(rows: Sequence[Mapping[str, Any]], column: str, axis: str, metric: s
     wide = min(values) > 0 and max(values) / min(values) > 5
     _style(figure, axis, heading(metric))
     figure.update_layout(showlegend=False, height=380)
-    figure.update_xaxes(type="log" if wide else "linear", **_room(values, wide))
+    figure.update_xaxes(**({"type": "log", "dtick": "D2"} if wide else {}), **_room(values, wide))
     figure.update_yaxes(**_room([float(row[metric]) for row in rows], False))
     return figure
 

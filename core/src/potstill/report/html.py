@@ -32,20 +32,28 @@ def page(run: RunFolder) -> str:
     """The whole page."""
     from plotly.offline import get_plotlyjs
 
-    sections = [_models(run), _pictures(run), _stages(run), _exports(run), _recipe(run), _environment(run), _missing(run)]
+    sections = [
+        _models(run),
+        _pictures(run),
+        _stages(run),
+        _exports(run),
+        _recipe(run),
+        _environment(run),
+        _missing(run),
+    ]
     name = escape(run.name)
     style, script = ((files("potstill.report") / name).read_text("utf-8") for name in ("style.css", "script.js"))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{name} – potstill</title>\n<style>\n{style}</style>\n<script>{get_plotlyjs()}</script>\n</head>\n<body>\n"
-        f"<header>\n<h1>{name}</h1>\n{_lead(run)}</header>\n<main>\n{''.join(sections)}</main>\n"
+        f"<title>{name} – potstill</title>\n<style>\n{style}</style>\n<script>{get_plotlyjs()}</script>\n</head>\n"
+        f"<body>\n<header>\n<h1>{name}</h1>\n{_lead(run)}</header>\n<main>\n{''.join(sections)}</main>\n"
         f"<script>\n{script}</script>\n</body>\n</html>\n"
     )
 
 
 def _lead(run: RunFolder) -> str:
-    seconds = run.result.get("seconds")
+    seconds: Any = run.result.get("seconds")
     parts = [
         str(run.environment.get("date", "")),
         f"{len(run.stages)} stage{'' if len(run.stages) == 1 else 's'}",
@@ -84,7 +92,9 @@ def _stage(stage: StageFolder, number: int, metric: str | None) -> str:
         _figure(figure, f"{kind}-{number}") if figure else f"<p class='note'>No {what} was logged.</p>\n"
         for figure, kind, what in ((losses, "loss", "loss"), (metrics, "metric", "evaluation"))
     ]
-    return f"<h3>{number} {escape(stage.name)}</h3>\n{_stage_facts(stage)}<div class='pair'>\n{''.join(figures)}</div>\n"
+    return (
+        f"<h3>{number} {escape(stage.name)}</h3>\n{_stage_facts(stage)}<div class='pair'>\n{''.join(figures)}</div>\n"
+    )
 
 
 def _stage_facts(stage: StageFolder) -> str:
@@ -106,8 +116,7 @@ def _stage_facts(stage: StageFolder) -> str:
 
 def _exports(run: RunFolder) -> str:
     parts = [
-        f"<h3>{escape(name)}</h3>\n{tree(content.get('facts') or {key: content[key] for key in content if key != 'rows'})}"
-        for name, content in run.exports.items()
+        f"<h3>{escape(name)}</h3>\n{tree(content.get('facts') or content)}" for name, content in run.exports.items()
     ]
     return _section("Exports and parity", "".join(parts)) if parts else ""
 
@@ -128,8 +137,13 @@ def _missing(run: RunFolder) -> str:
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """Rows as an HTML table; numbers stand to the right."""
-    heads = "".join(_head(column, rows) for column in columns)
-    lines = "".join(f"<tr>{''.join(_cell(column, row.get(column)) for column in columns)}</tr>\n" for row in rows)
+    numbers = {column for column in columns if any(is_number(row.get(column)) for row in rows)}
+    kinds = {column: " class='number'" if column in numbers else "" for column in columns}
+    heads = "".join(f"<th{kinds[column]}>{escape(heading(column))}</th>" for column in columns)
+    lines = "".join(
+        f"<tr>{''.join(f'<td{kinds[name]}>{escape(cell(name, row.get(name)))}</td>' for name in columns)}</tr>\n"
+        for row in rows
+    )
     return f"<div class='scroll'><table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{lines}</tbody></table></div>\n"
 
 
@@ -166,16 +180,6 @@ def _cut(content: Sequence[Any]) -> str:
     return f" … ({len(content)} in all)" if len(content) > _LONGEST_LIST else ""
 
 
-def _head(column: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    kind = " class='number'" if any(is_number(row.get(column)) for row in rows) else ""
-    return f"<th{kind}>{escape(heading(column))}</th>"
-
-
-def _cell(column: str, value: Any) -> str:
-    kind = " class='number'" if is_number(value) else ""
-    return f"<td{kind}>{escape(cell(column, value))}</td>"
-
-
 def _section(title: str, body: str) -> str:
     return f"<section>\n<h2>{escape(title)}</h2>\n{body}</section>\n"
 
@@ -184,7 +188,11 @@ def _figure(figure: Figure, name: str) -> str:
     from plotly.io import to_html
 
     html: str = to_html(
-        figure, full_html=False, include_plotlyjs=False, div_id=name, config={"displaylogo": False, "responsive": True}
+        figure,
+        full_html=False,
+        include_plotlyjs=False,
+        div_id=name,
+        config={"displayModeBar": False, "responsive": True},
     )
     return f"<div class='figure'>{html}</div>\n"
 

@@ -4,4 +4,6 @@ function paint() {
   for (const figure of document.querySelectorAll(".js-plotly-plot")) Plotly.relayout(figure, { "font.color": colour });
 }
 paint();
+// A figure is drawn before its neighbour is there, and so too wide.
+for (const figure of document.querySelectorAll(".js-plotly-plot")) Plotly.Plots.resize(figure);
 window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);

@@ -46,6 +46,9 @@ def model_rows(folder: Path) -> list[dict[str, Any]]:
 def rows_of(run: RunFolder) -> list[dict[str, Any]]:
     """`model_rows` of a folder that is open already."""
     rows = {stage.name: _stage_row(stage) for stage in run.stages if stage.result}
+    teacher = run.result.get("teacher")
+    if isinstance(teacher, dict):  # one that came trained, and so has no stage
+        rows = {"teacher": _row("teacher", teacher), **rows}
     for row in run.export_rows:
         name = str(row.get("model", "?"))
         known = rows.get(name, {"model": name})
@@ -54,11 +57,13 @@ def rows_of(run: RunFolder) -> list[dict[str, Any]]:
 
 
 def _stage_row(stage: StageFolder) -> dict[str, Any]:
-    result = stage.result
-    row: dict[str, Any] = {"model": result.get("stage", stage.name), **(result.get("metrics") or {})}
-    row |= {f"test_{name}": value for name, value in (result.get("test") or {}).items()}
-    row |= {name: result[name] for name in ("parameters", "bytes") if result.get(name) is not None}
-    return row
+    return _row(str(stage.result.get("stage", stage.name)), stage.result)
+
+
+def _row(name: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {"model": name, **(result.get("metrics") or {})}
+    row |= {f"test_{metric}": value for metric, value in (result.get("test") or {}).items()}
+    return row | {size: result[size] for size in ("parameters", "bytes") if result.get(size) is not None}
 
 
 def columns_of(rows: Iterable[Row], headline: Iterable[str] | None = None) -> list[str]:

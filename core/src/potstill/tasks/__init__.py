@@ -49,6 +49,11 @@ class Prediction:
     per: Unit = EXAMPLE
 
 
+def full_precision(logits: Tensor) -> Tensor:
+    """Half-precision logits as float32, in which losses are computed; others as they are (float64 stays)."""
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
 class Task(ABC):
     """Base of every task.
 

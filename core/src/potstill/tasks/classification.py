@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from potstill.batch import EXAMPLE, IGNORED
 from potstill.errors import DataError, did_you_mean
-from potstill.tasks import Prediction, Task, scores
+from potstill.tasks import Prediction, Task, full_precision, scores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,9 +54,10 @@ class TextClassification(Task):
         numbers = np.empty(len(values), dtype=np.int64)
         by_name = {name: number for number, name in enumerate(self.names)}
         for row, value in enumerate(values):
-            number = known.get(value)
+            hashable = not isinstance(value, list | dict)
+            number = known.get(value) if hashable else None
             if number is None:
-                number = _class_of(value, by_name)
+                number = _class_of(value, by_name) if hashable else None
                 if number is None:
                     raise DataError(self._unknown(value, row, where))
                 known[value] = number
@@ -73,7 +74,7 @@ class TextClassification(Task):
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy of [batch, classes] in nats."""
         kept = batch.labels != IGNORED
-        total = F.cross_entropy(logits.float(), batch.labels, ignore_index=IGNORED, reduction="sum")
+        total = F.cross_entropy(full_precision(logits), batch.labels, ignore_index=IGNORED, reduction="sum")
         return total / kept.sum().clamp(min=1)
 
     def predictions(self, logits: Tensor, batch: Batch) -> list[Prediction]:
@@ -100,7 +101,7 @@ class TextClassification(Task):
     @staticmethod
     def names_from(values: Iterable[Any]) -> list[str]:
         """Every label that occurs, as text: numbers in their order, else by the alphabet. -1 is no label."""
-        found = {name for name in map(_name, set(values)) if name}
+        found = {name for name in map(_name, values) if name}
         if all(_integer(name) is not None for name in found):
             return sorted(found - {"-1"}, key=int)
         return sorted(found)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from potstill.batch import EXAMPLE
 from potstill.errors import DataError
-from potstill.tasks import Prediction, Task, scores
+from potstill.tasks import Prediction, Task, full_precision, scores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +36,7 @@ class Regression(Task):
         """Mean squared error of [batch, 1]."""
         kept = ~batch.labels.isnan()
         # Missing values are replaced before the subtraction: NaN * 0 is NaN, in the gradient too.
-        error = (logits.float().squeeze(-1) - batch.labels.nan_to_num()) * kept
+        error = (full_precision(logits).squeeze(-1) - batch.labels.nan_to_num()) * kept
         return error.square().sum() / kept.sum().clamp(min=1)
 
     def predictions(self, logits: Tensor, batch: Batch) -> list[Prediction]:

@@ -138,7 +138,7 @@ class BiLSTMForSequenceClassification(PreTrainedModel):
         return states.transpose(0, 1)
 
     def _onnx_weights(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
-        """W [2, 4 * hidden, input], R [2, 4 * hidden, hidden], B [2, 8 * hidden] of one layer, forwards and backwards."""
+        """A layer, both directions: W [2, 4 * hidden, input], R [2, 4 * hidden, hidden], B [2, 8 * hidden]."""
         directions = []
         for suffix in (f"l{layer}", f"l{layer}_reverse"):
             gates = [_onnx_gates(getattr(self.encoder, f"{name}_{suffix}")) for name in _WEIGHTS]

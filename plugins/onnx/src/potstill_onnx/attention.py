@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
 from potstill.errors import ModelError
+from potstill_onnx.config import Kind
 
-Kind = Literal["plain", "fused"]
 _FUSED = "potstill_onnx_fused"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,25 +14,15 @@ from torch import Tensor, nn
 
 from potstill.errors import PotstillError
 from potstill.timing.runtimes import VOCABULARY_KEY
-from potstill_onnx.attention import Kind, attention
+from potstill_onnx.attention import attention
+from potstill_onnx.config import Kind
+from potstill_onnx.inputs import input_names, made_up, vocabulary_of
 
 if TYPE_CHECKING:
     from potstill.tasks import Task
 
-ROWS, TOKENS = 3, 11  # of the example; sizes of 0 and 1 would be taken for constants
+ROWS, TOKENS = 3, 11  # of the example; a size of 0 or 1 would be taken for a constant
 SINGLE_FILE = 1_900_000_000  # bytes; protobuf ends at 2 GiB
-
-
-def input_names(module: nn.Module, inputs: Mapping[str, Tensor]) -> list[str]:
-    """Which of a batch's inputs the model takes by name, in the order of the batch."""
-    known = inspect.signature(module.forward).parameters
-    names = [name for name in inputs if name in known]
-    if "input_ids" not in names:
-        raise PotstillError(
-            f"A {type(module).__name__} cannot be exported: its forward takes {', '.join(known)}, "
-            f"and a batch holds {', '.join(inputs)}; both need input_ids."
-        )
-    return names
 
 
 def convert(
@@ -63,12 +52,14 @@ def convert(
     Raises: PotstillError where the exporter gives up.
     """
     names = input_names(module, inputs)
+    length = max(2, min(TOKENS, max_length))
+    example = made_up(inputs, ROWS, length, ragged=True, vocabulary=vocabulary_of(module))
     axes = {0: "batch", 1: "sequence"}
     with evaluating(module), attention(module, kind), _quiet(), torch.no_grad():
         try:
             program = torch.onnx.export(
                 _Logits(module, task, names),
-                tuple(example(inputs[name], max_length) for name in names),
+                tuple(example[name] for name in names),
                 dynamo=True,
                 input_names=names,
                 output_names=["logits"],
@@ -97,15 +88,6 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-def example(values: Tensor, max_length: int) -> Tensor:
-    """Inputs of an example's shape made of a batch's: [3, at most 11], of a mask the last row half zeros."""
-    length = max(2, min(TOKENS, max_length))
-    row = values.reshape(-1)[:1].expand(ROWS, length).clone() if values.numel() else values.new_zeros(ROWS, length)
-    if bool((row == 1).all()):
-        row[-1, length // 2 :] = 0
-    return row
-
-
 class _Logits(nn.Module):
     """The model as a function of tensors in a fixed order that returns its logits alone."""
 
@@ -120,9 +102,7 @@ class _Logits(nn.Module):
 
 def _save(program: Any, module: nn.Module, path: Path) -> list[Path]:
     model = program.model
-    size = getattr(getattr(module, "config", None), "vocab_size", None)
-    if size:
-        model.metadata_props[VOCABULARY_KEY] = str(size)
+    model.metadata_props[VOCABULARY_KEY] = str(vocabulary_of(module))
     # The exporter notes on every node where in whose source files it came from: half of a small model's file.
     for node in model.graph.all_nodes():
         node.metadata_props.clear()

@@ -11,8 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from potstill.batch import Batch
-from potstill_onnx.convert import input_names
+from potstill_onnx.inputs import input_names, made_up
 from potstill_onnx.session import Session
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def grid(
     """
     results = []
     for case, batch, length, ragged in _cases(max_length):
-        made = _inputs(inputs, batch, length, ragged, vocabulary)
+        made = made_up(inputs, batch, length, ragged=ragged, vocabulary=vocabulary)
         found = agreement([torch_logits(module, task, made)], [session.logits(made)])
         results.append({"case": case, "batch": batch, "length": length, "max_difference": found.max_difference})
     return results
@@ -82,10 +81,9 @@ def collect(parts: Iterable[Logits]) -> Logits | list[Logits]:
     return np.concatenate(parts) if same else parts
 
 
-def scores(task: Task, logits: Sequence[Logits], batches: Sequence[Batch] | Sequence[Logits]) -> dict[str, float]:
-    """The task's metrics of all batches together."""
-    labels = [part.labels.numpy() if isinstance(part, Batch) else part for part in batches]
-    return task.score(collect(logits), collect(labels))
+def scores(task: Task, logits: Sequence[Logits], labels: Sequence[Logits]) -> dict[str, float]:
+    """The task's metrics of all batches together; {} where there are no rows."""
+    return task.score(collect(logits), collect(labels)) if logits else {}
 
 
 def _largest(a: Logits, b: Logits) -> float:
@@ -100,20 +98,3 @@ def _cases(max_length: int) -> Iterator[tuple[str, int, int, bool]]:
     yield "full mask", 4, middle, False
     yield "ragged mask", 5, middle, True
     yield "longest rows", 2, max_length, True
-
-
-def _inputs(like: Mapping[str, Tensor], batch: int, length: int, ragged: bool, vocabulary: int) -> dict[str, Tensor]:
-    """Random ids; with `ragged` the rows get shorter one by one, down to one token. Token types are halves."""
-    lengths = torch.linspace(length, 1, batch).long() if ragged else torch.full((batch,), length)
-    inside = torch.arange(length)[None] < lengths[:, None]
-    draw = torch.Generator().manual_seed(0)
-    made: dict[str, Tensor] = {}
-    for name, values in like.items():
-        if "mask" in name:
-            made[name] = inside.to(values.dtype)
-        elif name == "token_type_ids":
-            second = torch.arange(length) >= length - length // 2
-            made[name] = (second & inside if bool(values.any()) else torch.zeros_like(inside)).to(values.dtype)
-        else:
-            made[name] = torch.randint(0, vocabulary, (batch, length), generator=draw).to(values.dtype)
-    return made

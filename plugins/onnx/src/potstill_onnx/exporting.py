@@ -1,0 +1,153 @@
+"""The models of one export, each with its files, its scores and the proof that it is what it was in torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from potstill.batch import Batch
+from potstill.errors import PotstillError
+from potstill.export import ExportJob
+from potstill_onnx.config import OnnxConfig
+from potstill_onnx.convert import convert, evaluating
+from potstill_onnx.inputs import vocabulary_of
+from potstill_onnx.parity import Logits, agreement, grid, scores, torch_logits
+from potstill_onnx.quantize import quantize
+from potstill_onnx.session import Session
+
+TEACHER, STUDENT, INT8 = "teacher (onnx)", "student (onnx)", "student (onnx int8)"
+ROWS = 64  # of a validation batch
+
+Inputs = Mapping[str, Tensor]
+
+
+@dataclass
+class Exported:
+    """One model in ONNX.
+
+    Attributes:
+        name: as in the run's table.
+        files: the ONNX file, then that of its weights where it is apart.
+        parameters: of the model in torch.
+        scores: the task's metrics on the validation rows.
+        parity: how far it is from the model in torch, JSON.
+    """
+
+    name: str
+    files: list[Path]
+    parameters: int
+    scores: dict[str, float] = field(default_factory=dict)
+    parity: dict[str, Any] = field(default_factory=dict)
+
+
+class Exporter:
+    """Exports a job's student, its INT8 copy and its teacher."""
+
+    def __init__(self, job: ExportJob, config: OnnxConfig) -> None:
+        self.job, self.config = job, config
+        first = next(iter(job.batches(ROWS)), None)
+        self.like = first.student if first is not None else _nothing()
+        self._teacher_like = first.teacher if first is not None else _nothing()
+        self._reference: list[Logits] = []
+
+    def models(self) -> list[Exported]:
+        """The teacher where there is one and it can be exported, the student, its INT8 copy.
+
+        Raises: PotstillError where the student cannot be exported, or is off by more than the tolerance.
+        """
+        student = self._student()
+        models = [student]
+        if self.config.quantize:
+            models.append(self._int8(student))
+        teacher = self._teacher() if self.config.teacher else None
+        return [teacher, *models] if teacher else models
+
+    def _student(self) -> Exported:
+        module, job = self.job.student.module, self.job
+        exported = self._converted(module, self.like, "model.onnx", STUDENT)
+        with evaluating(module):
+            self._reference = self._logits("torch", lambda batch: torch_logits(module, job.task, batch.student))
+        logits = self._run(exported, lambda batch: batch.student)
+        found = agreement(self._reference, logits)
+        exported.scores = self._scores(logits)
+        exported.parity |= {**asdict(found), "torch": self._scores(self._reference), "onnx": exported.scores}
+        self._refuse(exported, found.max_difference, f"{found.rows} validation rows")
+        job.progress.note(f"{STUDENT} is torch's student to {_worst(exported):.1e} on {found.rows} rows and the grid")
+        return exported
+
+    def _int8(self, student: Exported) -> Exported:
+        path = self.job.folder / "model.int8.onnx"
+        files = quantize(student.files[0], path, per_channel=self.config.per_channel)
+        exported = Exported(INT8, files, student.parameters)
+        logits = self._run(exported, lambda batch: batch.student)
+        found = agreement(self._reference, logits)
+        exported.scores = self._scores(logits)
+        exported.parity = {**asdict(found), "per_channel": self.config.per_channel}
+        if found.equal_predictions is not None:
+            self.job.progress.note(f"{INT8} predicts as torch's student on {found.equal_predictions:.2%} of the rows")
+        return exported
+
+    def _teacher(self) -> Exported | None:
+        if self.job.teacher is None:
+            return None
+        try:
+            exported = self._converted(self.job.teacher.module, self._teacher_like, "teacher.onnx", TEACHER)
+        except PotstillError as error:
+            # The teacher is only there to be compared with; the student is not lost for it.
+            self.job.progress.note(f"The teacher is not compared in ONNX: {error}")
+            return None
+        exported.scores = self._scores(self._run(exported, lambda batch: batch.teacher))
+        return exported
+
+    def _converted(self, module: nn.Module, like: Inputs, name: str, row: str) -> Exported:
+        job, config = self.job, self.config
+        path, longest = job.folder / name, job.max_length
+        files = convert(module, job.task, like, path, max_length=longest, opset=config.opset, kind=config.attention)
+        exported = Exported(row, files, sum(parameter.numel() for parameter in module.parameters()))
+        with evaluating(module):
+            cases = grid(module, job.task, Session(path), like, longest, vocabulary_of(module))
+        exported.parity["grid"] = cases
+        for case in cases:
+            shape = f"batch {case['batch']} × length {case['length']}, {case['case']}"
+            self._refuse(exported, case["max_difference"], shape)
+        return exported
+
+    def _refuse(self, exported: Exported, difference: float, where: str) -> None:
+        if difference <= self.config.tolerance:  # NaN is not
+            return
+        for file in exported.files:
+            file.unlink()
+        raise PotstillError(
+            f"{exported.files[0].name} answers otherwise than torch: a logit is off by {difference:.2e} ({where}), "
+            f"more than tolerance = {self.config.tolerance:g}; the file was removed."
+        )
+
+    def _run(self, exported: Exported, inputs: Callable[[Batch], Inputs]) -> list[Logits]:
+        session = Session(exported.files[0])
+        return self._logits(exported.name, lambda batch: session.logits(inputs(batch)))
+
+    def _logits(self, name: str, answer: Callable[[Batch], Logits]) -> list[Logits]:
+        parts = []
+        with self.job.progress.bar(name, None) as bar:
+            for batch in self.job.batches(ROWS):
+                parts.append(answer(batch))
+                bar.advance(len(batch))
+        return parts
+
+    def _scores(self, logits: list[Logits]) -> dict[str, float]:
+        return scores(self.job.task, logits, [batch.labels.numpy() for batch in self.job.batches(ROWS)])
+
+
+def _worst(exported: Exported) -> float:
+    cases: list[float] = [case["max_difference"] for case in exported.parity["grid"]]
+    return max(exported.parity["max_difference"], *cases)
+
+
+def _nothing() -> dict[str, Tensor]:
+    """The inputs of a job without rows."""
+    return {name: torch.zeros(1, 1, dtype=torch.long) for name in ("input_ids", "attention_mask", "token_type_ids")}

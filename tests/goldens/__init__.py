@@ -1,0 +1,1 @@
+"""Reference numbers against the plugins' public functions: `python -m tests.goldens [DIR]`."""

@@ -1,0 +1,227 @@
+"""The table of models and the HTML report of a run folder, whole and with parts missing."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import potstill.cli
+from potstill.errors import UserError
+from potstill.report.curves import loss_curves, metric_curves, quality_picture
+from potstill.report.folder import RunFolder
+from potstill.report.html import duration, tree, write_report
+from potstill.report.table import cell, columns_of, headline, markdown, model_rows, print_table
+from tests.fabricated import EXPORTS, make_run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "birds")
+
+
+def text_of(report: Path) -> str:
+    """The page without styles and scripts."""
+    return re.sub(r"<(style|script)\b.*?</\1>", "", report.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def test_rows_are_the_stages_in_order_and_then_the_exports(run: Path):
+    rows = model_rows(run)
+    assert [row["model"] for row in rows] == ["teacher", "distil", "teacher.onnx", "distil.onnx", "distil.int8.onnx"]
+    assert rows[1]["accuracy"] == 0.9041
+    assert rows[1]["test_accuracy"] == pytest.approx(0.8941)
+    assert (rows[1]["parameters"], rows[1]["bytes"]) == (2_750_000, 11_000_000)
+    assert rows[4] == EXPORTS[2]
+
+
+def test_an_export_row_with_a_stages_name_completes_that_row(run: Path):
+    result = json.loads((run / "result.json").read_text())
+    result["export"] = [{"model": "distil", "p50_ms": 2.0}]
+    (run / "result.json").write_text(json.dumps(result))
+    (distil,) = [row for row in model_rows(run) if row["model"] == "distil"]
+    assert (distil["accuracy"], distil["p50_ms"]) == (0.9041, 2.0)
+
+
+def test_a_teacher_that_came_trained_stands_first(run: Path):
+    result = json.loads((run / "result.json").read_text())
+    result["teacher"] = {"metrics": {"accuracy": 0.97}, "parameters": 5, "bytes": 20}
+    shutil.rmtree(run / "stages" / "01-teacher")
+    (run / "result.json").write_text(json.dumps(result))
+    assert model_rows(run)[0] == {"model": "teacher", "accuracy": 0.97, "parameters": 5, "bytes": 20}
+
+
+def test_columns_keep_their_order_and_a_narrow_table_its_headline_metrics(run: Path):
+    rows = model_rows(run)
+    assert columns_of(rows) == [
+        "model", "accuracy", "macro_f1", "precision", "recall", "loss", "test_accuracy",
+        "parameters", "bytes", "p50_ms", "p95_ms", "speedup",
+    ]  # fmt: skip
+    assert columns_of(rows, headline("precision"))[:5] == [
+        "model",
+        "accuracy",
+        "macro_f1",
+        "precision",
+        "test_accuracy",
+    ]
+    assert columns_of([{"model": "m", "perplexity": 3.0}], headline()) == ["model", "perplexity"]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "shown"),
+    [
+        ("accuracy", 0.90414, "0.9041"),
+        ("parameters", 2_750_000, "2.75 M"),
+        ("bytes", 11_000_000, "11.0 MB"),
+        ("bytes", 812, "812 B"),
+        ("p50_ms", 1.2345, "1.23"),
+        ("speedup", 5.04, "5.0×"),
+        ("accuracy", None, "–"),
+        ("batch", 8, "8"),
+        ("plugins", ["a", "b"], "a, b"),
+    ],
+)
+def test_a_cell_has_the_units_of_its_column(column: str, value: object, shown: str):
+    assert cell(column, value) == shown
+
+
+def test_the_printed_table_holds_every_cell_even_in_eighty_columns(run: Path):
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    print_table(model_rows(run)[2:], console)
+    printed = console.export_text()
+    for value in ("distil.int8.onnx", "0.9022", "2.90 MB", "1.25", "1.60", "10.0×"):
+        assert value in printed
+
+
+def test_markdown_is_a_table_with_numbers_to_the_right(run: Path):
+    lines = markdown(model_rows(run)[3:], ["model", "accuracy", "speedup"]).splitlines()
+    assert lines == [
+        "| model | accuracy | speed-up |",
+        "| --- | ---: | ---: |",
+        "| distil.onnx | 0.9041 | 5.0× |",
+        "| distil.int8.onnx | 0.9022 | 10.0× |",
+    ]
+
+
+def test_curves_hold_the_logged_numbers(run: Path):
+    distil = RunFolder(run).stages[1]
+    losses = loss_curves(distil)
+    assert [line.name for line in losses.data] == ["loss", "hinton.soft", "hinton.hard"]
+    assert losses.data[0].x[:2] == (50, 100)
+    assert losses.data[0].y[1] == pytest.approx(3.5)
+    assert losses.data[1].y[1] == pytest.approx(1.0)
+    metrics = metric_curves(distil, ["accuracy"])
+    assert metrics.data[0].x == (250, 500)
+    assert metrics.data[0].y == pytest.approx((0.9041 * 0.9, 0.9041))
+
+
+def test_the_picture_shows_quality_over_latency_and_over_size_without_latency(run: Path):
+    title, figure = quality_picture(model_rows(run), "accuracy")
+    assert title == "Accuracy and latency"
+    assert [(point.x[0], point.y[0]) for point in figure.data] == [(12.5, 0.9312), (2.5, 0.9041), (1.25, 0.9022)]
+    title, figure = quality_picture(model_rows(run)[:2])
+    assert title == "Accuracy and size"
+    assert quality_picture([{"model": "m"}]) is None
+
+
+def test_the_report_holds_models_curves_recipe_environment_and_parity(run: Path):
+    text = text_of(write_report(run))
+    for piece in (
+        "<h1>birds</h1>",
+        "0.9041",
+        "2.75 M",
+        "10.0×",
+        "temperature = 4.0",
+        "2.13.0",
+        "3.1e-06",
+        "3 min 20 s",
+    ):
+        assert piece in text
+    assert "Missing" not in text
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert page.count('class="plotly-graph-div"') == 5
+
+
+def test_the_report_loads_nothing_from_elsewhere(run: Path):
+    page = write_report(run).read_text(encoding="utf-8")
+    assert not re.search(r"<(script|link|img|iframe)\b[^>]*\b(src|href)=", page)
+    assert "plotly.js v" in page
+
+
+def test_text_of_a_run_is_not_markup(run: Path):
+    recipe = (run / "recipe.toml").read_text().replace('"birds"', '"birds"  # <script>alert(1)</script>')
+    (run / "recipe.toml").write_text(recipe)
+    assert "&lt;script&gt;alert(1)" in write_report(run).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["recipe.toml", "environment.json", "result.json", "stages", "export", "stages/02-distil/result.json",
+     "stages/02-distil/metrics.jsonl"],
+)  # fmt: skip
+def test_a_missing_part_is_named_and_the_rest_is_shown(run: Path, part: str):
+    path = run / part
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    text = text_of(write_report(run))
+    assert "<h1>birds</h1>" in text
+    if part != "export":
+        assert f"{part}/ is missing" in text or f"{part} is missing" in text
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "\x00\xff"])
+def test_a_damaged_file_is_named_and_the_rest_is_shown(run: Path, content: str):
+    for part in ("result.json", "stages/01-teacher/result.json", "stages/01-teacher/metrics.jsonl", "export/onnx.json"):
+        (run / part).write_bytes(content.encode("latin-1"))
+    text = text_of(write_report(run))
+    assert "result.json" in text
+    assert "0.9041" in text
+
+
+def test_a_metrics_line_that_a_kill_cut_off_is_left_out(run: Path):
+    path = run / "stages" / "01-teacher" / "metrics.jsonl"
+    with path.open("a") as file:
+        file.write('{"update": 550, "lo')
+    folder = RunFolder(run)
+    assert folder.stages[0].losses[-1]["update"] == 500
+    assert folder.missing == ["stages/01-teacher/metrics.jsonl, line 13, cannot be read and is left out."]
+
+
+def test_an_empty_folder_has_a_report_and_an_absent_one_an_error(tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    assert "No model is finished yet." in text_of(write_report(tmp_path / "empty"))
+    with pytest.raises(UserError, match="no run folder"):
+        write_report(tmp_path / "absent")
+
+
+def test_long_lists_of_facts_are_cut_with_their_length():
+    assert tree(list(range(40))) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 … (40 in all)"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(4.21, "4.2 s"), (59, "59 s"), (200.4, "3 min 20 s"), (7500, "2 h 5 min")]
+)
+def test_durations_are_read_at_a_glance(seconds: float, shown: str):
+    assert duration(seconds) == shown
+
+
+def test_the_report_command_prints_path_markdown_or_json(run: Path, capsys):
+    assert potstill.cli.main(["report", str(run)]) == 0
+    assert capsys.readouterr().out.strip() == str(run / "report.html")
+    assert potstill.cli.main(["report", str(run), "--markdown"]) == 0
+    assert capsys.readouterr().out.startswith("| model | accuracy |")
+    assert potstill.cli.main(["report", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["accuracy"] == 0.9312
+
+
+def test_compare_shows_what_differs_and_both_runs_metrics(run: Path, tmp_path: Path, capsys):
+    other = make_run(tmp_path / "cold", "cold", temperature=1.0)
+    assert potstill.cli.main(["compare", str(run), str(other), "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert any("temperature: 4.0 → 1.0" in line for line in content["differences"]["cold"])
+    assert [row["run"] for row in content["rows"]] == ["birds"] * 5 + ["cold"] * 5
+    assert potstill.cli.main(["compare", str(run), str(other)]) == 0
+    assert "birds → cold" in capsys.readouterr().out
+    assert potstill.cli.main(["compare", str(run)]) == 2
