@@ -72,7 +72,7 @@ def make_run(folder: Path, name: str = "birds", temperature: float = 4.0) -> Pat
     result = {"name": name, "seconds": 200.4, "stages": ["teacher", "distil"], "export": EXPORTS, "model": "model"}
     _json(folder / "result.json", result)
     facts = {"parity": {"rows": 500, "same_label": 1.0, "largest_difference": 3.1e-6}, "tolerance": 1e-3}
-    _json(folder / "export" / "onnx.json", {**facts, "facts": facts, "rows": EXPORTS, "files": ["model.onnx"]})
+    _json(folder / "export" / "onnx.json", {"name": "onnx", "files": ["model.onnx"], "rows": EXPORTS, "facts": facts})
     return folder
 
 

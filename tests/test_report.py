@@ -151,6 +151,12 @@ def test_the_report_loads_nothing_from_elsewhere(run: Path):
     assert "plotly.js v" in page
 
 
+def test_only_files_of_export_plugins_count_as_facts(run: Path):
+    (run / "export" / "config.json").write_text('{"vocab_size": 30522}')
+    assert list(RunFolder(run).exports) == ["onnx"]
+    assert "30522" not in text_of(write_report(run))
+
+
 def test_text_of_a_run_is_not_markup(run: Path):
     recipe = (run / "recipe.toml").read_text().replace('"birds"', '"birds"  # <script>alert(1)</script>')
     (run / "recipe.toml").write_text(recipe)

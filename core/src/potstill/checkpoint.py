@@ -23,6 +23,7 @@ from potstill.files import file_hash, new_folder, read_json, sweep_drafts, write
 
 KEEP = 2
 """How many checkpoints of a stage stay on disk."""
+FILES = ("state.json", "tensors.safetensors")
 
 
 def save(folder: Path, update: int, state: dict[str, Any]) -> Path:
@@ -30,8 +31,12 @@ def save(folder: Path, update: int, state: dict[str, Any]) -> Path:
     path = folder / f"update-{update:08d}"
     with new_folder(path) as draft:
         write_tree(draft, state)
-    for old in _checkpoints(folder)[:-KEEP]:
-        shutil.rmtree(old)
+    everyone = _checkpoints(folder)
+    # Those that are ahead of this one were found damaged and passed over.
+    kept = [other for other in everyone if other.name <= path.name][-KEEP:]
+    for other in everyone:
+        if other not in kept:
+            shutil.rmtree(other)
     return path
 
 
@@ -64,9 +69,10 @@ def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint's files; None where they are whole."""
     try:
         hashes = read_json(path / "manifest.json")
-    except (OSError, ValueError):
+        digests = {name: hashes[name] for name in FILES}
+    except (OSError, ValueError, LookupError, TypeError):
         return "manifest.json is missing or cut short"
-    for name, digest in hashes.items():
+    for name, digest in digests.items():
         if not (path / name).is_file():
             return f"{name} is missing"
         if file_hash(path / name) != digest:
@@ -79,9 +85,7 @@ def write_tree(folder: Path, tree: dict[str, Any]) -> None:
     tensors: dict[str, Tensor] = {}
     write_json(folder / "state.json", _without_tensors(tree, "", tensors))
     save_file(tensors, folder / "tensors.safetensors")
-    write_json(
-        folder / "manifest.json", {name: file_hash(folder / name) for name in ("state.json", "tensors.safetensors")}
-    )
+    write_json(folder / "manifest.json", {name: file_hash(folder / name) for name in FILES})
 
 
 def read_tree(folder: Path) -> dict[str, Any]:
@@ -100,10 +104,15 @@ def _without_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     JSON keys are strings, so a dict is written as a list of pairs where a key is not one (optimizer states).
     """
     if isinstance(value, Tensor):
+        # A path alone could come twice: the keys 1 and "1", or a key with a slash.
+        name = f"{len(tensors)}{path}"
         # A clone: tied weights share memory, which safetensors refuses.
-        tensors[path] = value.detach().to("cpu", copy=True).contiguous()
-        return {"$tensor": path}
+        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        return {"$tensor": name}
     if isinstance(value, dict):
+        for key in value:
+            if not (key is None or isinstance(key, bool | int | float | str)):
+                raise TypeError(f"A checkpoint's keys are plain values; '{path}' has a {type(key).__name__}.")
         pairs = [[key, _without_tensors(part, f"{path}/{key}", tensors)] for key, part in value.items()]
         return (
             dict(pairs) if all(isinstance(key, str) and not key.startswith("$") for key in value) else {"$pairs": pairs}

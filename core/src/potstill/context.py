@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
-from potstill.data.encode import encode
-from potstill.data.examples import Examples
+from potstill.data.encode import encode, tokenizer_key
+from potstill.data.examples import Examples, forget_labels
 from potstill.data.source import Source, open_source
-from potstill.errors import DataError, Interrupted, ModelError
+from potstill.errors import Interrupted, ModelError
 from potstill.files import text_hash
 from potstill.progress import Progress
 from potstill.ranks import Ranks
 from potstill.recipe import Recipe
-from potstill.tasks import Task, load_task
+from potstill.tasks import Task, label_names, load_task
 
 if TYPE_CHECKING:
     from potstill.models import Model
@@ -119,7 +119,9 @@ class Context:
             self._sources[split] = (
                 None
                 if spec is None
-                else open_source(spec, columns, self.root, getattr(data, f"{split}_rows"), f"data.{split}")
+                else open_source(
+                    spec, columns, self.root, getattr(data, f"{split}_rows"), f"data.{split}", cache_folder()
+                )
             )
         return self._sources[split]
 
@@ -143,7 +145,7 @@ class Context:
         self, split: str, source: Source, student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase | None
     ) -> Examples:
         data = self.recipe.data
-        shared = teacher is None or self.same_tokenizer(student, teacher)
+        shared = teacher is None or same_tokenizer(student, teacher)
         words = student if teacher is None else teacher
 
         def tokens(tokenizer: PreTrainedTokenizerBase) -> Any:
@@ -161,32 +163,15 @@ class Context:
         return Examples(tokens(student), None if shared else tokens(words), labels, self.task, pads)
 
     def _labels(self, split: str, source: Source) -> Any:
-        if "label" not in source.dataset.column_names:
-            return self.task.targets([None] * len(source.dataset), f"data.{split}")
-        values = list(source.dataset["label"])
+        labels = self.task.targets(source.labels(), source.path)
         keep = self.recipe.data.labelled_rows
-        if split == "train" and keep is not None:
-            values = [value if row < keep else None for row, value in enumerate(values)]
-        return self.task.targets(values, f"data.{split} '{source.path}'")
+        return forget_labels(labels, keep) if split == "train" and keep is not None else labels
 
     def _label_names(self) -> list[str] | None:
-        labels = self.recipe.task.labels
-        if isinstance(labels, str):
-            path = self.path(labels)
-            if not path.is_file():
-                raise DataError(f"task.labels names the file {path}, which does not exist.")
-            return path.read_text(encoding="utf-8").splitlines()
-        if labels is not None:
-            return list(labels)
         source = self.source("train")
-        if source is None or "label" not in source.dataset.column_names:
-            return None
-        return names_found(self.recipe.task.kind, source)
-
-    @staticmethod
-    def same_tokenizer(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
-        """Whether two tokenizers turn every text into the same tokens."""
-        return one is other or tokenizer_text(one) == tokenizer_text(other)
+        if self.recipe.task.labels is None and source is not None and source.label_names:
+            return list(source.label_names)
+        return label_names(self.recipe.task, self.root, source.labels() if source else []) or None
 
     def fingerprint(self) -> str:
         """A hash of all the data, for telling whether two runs saw the same."""
@@ -194,19 +179,9 @@ class Context:
         return text_hash("|".join(source.fingerprint if source else "" for source in splits))
 
 
-def names_found(kind: str, source: Source) -> list[str] | None:
-    """The label names that the rows of a source hold, for a task that has any."""
-    from potstill.tasks import task_class
-
-    return task_class(kind).names_from(source.dataset["label"]) or None
-
-
-def tokenizer_text(tokenizer: PreTrainedTokenizerBase) -> str:
-    """All that decides what a tokenizer does, as text."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        return str(backend.to_str())
-    return f"{type(tokenizer).__name__}{sorted(tokenizer.get_vocab().items())}"
+def same_tokenizer(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
+    """Whether two tokenizers turn every text into the same tokens."""
+    return one is other or tokenizer_key(one) == tokenizer_key(other)
 
 
 def cache_folder() -> Path:

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,15 @@ def write_text(path: Path, text: str) -> None:
     """Replaces a file in one step; a kill leaves the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 
@@ -46,10 +50,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    for file in draft.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
+    for part in [*draft.rglob("*"), draft]:
+        _sync(part)
     if path.exists():
         old = path.with_name(f".{path.name}.{os.getpid()}.old")
         path.rename(old)
@@ -61,15 +63,27 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def sweep_drafts(folder: Path) -> None:
-    """Removes what a killed process left half-written directly below a folder."""
+    """Removes what a killed process left half-written directly below a folder.
+
+    A folder that was moved aside and not yet replaced takes its name back.
+    """
     for path in folder.glob(".*.tmp"):
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     for path in folder.glob(".*.old"):
-        shutil.rmtree(path, ignore_errors=True)
+        name = path.name[1:].rsplit(".", 2)[0]
+        if (folder / name).exists():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):  # another rank was faster
+                path.rename(folder / name)
 
 
 def sync_folder(path: Path) -> None:
     """Makes the names in a folder durable."""
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

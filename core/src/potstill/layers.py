@@ -29,11 +29,11 @@ class Layers:
         """Finds the layers of a transformers model; none (count 0) where it has no list of layers."""
         config = getattr(module, "config", None)
         count = getattr(config, "num_hidden_layers", 0)
-        lists = {name: part for name, part in module.named_modules() if isinstance(part, nn.ModuleList)}
-        for wanted in (count, getattr(config, "num_hidden_groups", count)):
-            for name, part in lists.items():
-                if len(part) == wanted and wanted > 0:
-                    return cls(count, name, tuple(part))
+        # The outermost list: ALBERT's groups hold a list of their own, MobileBERT's layers too.
+        lengths = {count, getattr(config, "num_hidden_groups", count)} - {0}
+        for name, part in module.named_modules():
+            if isinstance(part, nn.ModuleList) and len(part) in lengths:
+                return cls(count, name, tuple(part))
         return cls(0, "", ())
 
     def exact(self, layer: int, *, first: int, side: str) -> int:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoTokenizer,
+    BertTokenizer,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from potstill.discovery import installed
-from potstill.errors import ModelError
+from potstill.errors import ModelError, did_you_mean
 from potstill.files import read_json
 from potstill.layers import Layers
 from potstill.recipe import ModelConfig, TaskConfig
@@ -71,16 +82,32 @@ def from_config(config: dict[str, Any], tokenizer: PreTrainedTokenizerBase, task
     kind = settings.pop("model_type", None)
     if kind is None:
         raise ModelError("A model's config needs model_type, for example model_type = 'bert'.")
-    if settings["vocab_size"] < len(tokenizer):
-        raise ModelError(
-            f"vocab_size = {settings['vocab_size']} is smaller than the tokenizer's vocabulary of {len(tokenizer)}."
-        )
+    register_kind(kind)
+    if kind not in CONFIG_MAPPING:
+        raise ModelError(f"There is no model_type '{kind}'.{did_you_mean(kind, list(CONFIG_MAPPING))}")
+    _check_keys(CONFIG_MAPPING[kind], config)
+    _check_vocabulary(settings["vocab_size"], tokenizer)
     try:
         made = AutoConfig.for_model(kind, **settings)
         module = _auto(task).from_config(made)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise ModelError(f"The config of a '{kind}' model cannot be used: {_line(error)}") from error
     return Model(module, tokenizer, fresh=tuple(name for name, _ in module.named_parameters()))
+
+
+def _check_keys(kind: type[PretrainedConfig], keys: Iterable[str]) -> None:
+    """A misspelt key would be kept in the config, and mean nothing."""
+    default = kind()
+    for key in keys:
+        if key != "model_type" and not hasattr(default, key):
+            raise ModelError(
+                f"The config of a '{kind.model_type}' model has no '{key}'.{did_you_mean(key, default.to_dict())}"
+            )
+
+
+def _check_vocabulary(size: int, tokenizer: PreTrainedTokenizerBase) -> None:
+    if size < len(tokenizer):
+        raise ModelError(f"vocab_size = {size} is smaller than the tokenizer's vocabulary of {len(tokenizer)}.")
 
 
 def load_model(
@@ -100,18 +127,26 @@ def load_model(
         ModelError: nothing there, a pickle checkpoint, remote code, or a head that does not fit.
     """
     folder = Path(place)
-    task = task or task_of(folder)
     if folder.is_dir():
         _check_folder(folder)
     elif folder.is_absolute() or str(place).startswith((".", "~")):
         raise ModelError(f"There is no model folder {place}.")
+    task = task or task_of(folder)
+    head = _head(folder, task)
     try:
+        # Checkpoints in half precision are trained in full: a plugin decides otherwise, not a file.
         module, info = _auto(task).from_pretrained(
-            str(place), use_safetensors=True, output_loading_info=True, trust_remote_code=trust, **_head(folder, task)
+            str(place),
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=trust,
+            dtype=torch.float32,
+            **head,
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, StrictDataclassError) as error:
         raise ModelError(_why_not(str(place), error)) from error
-    words = load_tokenizer(tokenizer, root) if tokenizer else load_tokenizer(str(place), None)
+    words = load_tokenizer(tokenizer, root) if tokenizer else load_tokenizer(str(place), None, trust=trust)
+    _check_vocabulary(getattr(module.config, "vocab_size", len(words)), words)
     return Model(module, words, fresh=tuple(sorted(info["missing_keys"])))
 
 
@@ -125,26 +160,42 @@ def task_of(folder: Path) -> Task:
     """The task of a saved model: from its card, else text classification with the labels of its config.json."""
     config = TaskConfig.model_validate(read_card(folder).get("task", {}))
     if config.labels is None and (folder / "config.json").is_file():
-        names = read_json(folder / "config.json").get("id2label") or {}
-        config = config.model_copy(update={"labels": [names[key] for key in sorted(names, key=int)]})
+        config = config.model_copy(update={"labels": list(_labels(_read_config(folder)).values())})
     return load_task(config, config.labels if isinstance(config.labels, list) else None)
 
 
 def _head(folder: Path, task: Task) -> dict[str, Any]:
     """The head's settings, after a check that a folder's own labels are the task's."""
     head = task.head()
-    path = folder / "config.json"
-    names = read_json(path).get("id2label") if path.is_file() else None
-    if names and len(names) != head.get("num_labels", len(names)) and _has_trained_head(folder):
+    config = _read_config(folder)
+    kind = task.auto_class.removeprefix("AutoModel")
+    trained = (config.get("architectures") or [""])[0].endswith(kind)
+    names, wanted = list(_labels(config).values()), list(head.get("id2label", {}).values())
+    if trained and len(names) != head.get("num_labels", len(names)):
         raise ModelError(
             f"The model in {folder} tells {len(names)} labels apart, and the task has {head['num_labels']}."
+        )
+    if trained and names != wanted and sorted(names) == sorted(wanted):
+        raise ModelError(
+            f"The model in {folder} numbers its labels {', '.join(names)}, and the task {', '.join(wanted)}; "
+            "write task.labels in the model's order."
         )
     return head
 
 
-def _has_trained_head(folder: Path) -> bool:
-    architectures = read_json(folder / "config.json").get("architectures") or [""]
-    return "For" in architectures[0]
+def _labels(config: dict[str, Any]) -> dict[str, str]:
+    """Label names by number, in order; a config leaves transformers' own two out."""
+    names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    return {key: names[key] for key in sorted(names, key=int)}
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """A model folder's config.json; {} where there is none."""
+    path = folder / "config.json"
+    try:
+        return cast(dict[str, Any], read_json(path)) if path.is_file() else {}
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON: {_line(error)}.") from error
 
 
 def _check_folder(folder: Path) -> None:
@@ -159,7 +210,7 @@ def _check_folder(folder: Path) -> None:
                 "save the model again with save_pretrained, which writes model.safetensors."
             )
         raise ModelError(f"The folder {folder} holds no model.safetensors.")
-    register_kind(read_json(config).get("model_type", ""))
+    register_kind(_read_config(folder).get("model_type", ""))
 
 
 def register_kind(kind: str) -> None:
@@ -174,50 +225,80 @@ def _why_not(place: str, error: Exception) -> str:
         return f"The model '{place}' needs code of its own; set trust_remote_code = true in its table if you trust it."
     if not Path(place).exists() and isinstance(error, OSError):
         return f"The model '{place}' is neither a folder here nor could it be fetched from the hub: {_line(error)}"
+    if "mismatched_sizes" in str(error):
+        return f"The model '{place}' has weights of another shape than its config.json and this task ask for."
     return f"The model '{place}' could not be loaded: {_line(error)}"
 
 
 def _line(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].strip("'\" ")
+    line = " ".join(map(str.strip, lines[:2])) if lines[0].endswith(":") else lines[0]
+    return line.strip("'\" ")
 
 
-def load_tokenizer(spec: str, root: Path | None) -> PreTrainedTokenizerBase:
-    """A tokenizer from a hub id, a folder, a `tokenizer.json`, or a WordPiece vocabulary of one token a line."""
+def load_tokenizer(spec: str, root: Path | None, *, trust: bool = False) -> PreTrainedTokenizerBase:
+    """A tokenizer from a hub id, a folder, a `tokenizer.json`, or a WordPiece vocabulary of one token a line.
+
+    Raises:
+        ModelError: nothing there, or what is there is no tokenizer.
+    """
     place = _place(spec, root)
     path = Path(place)
-    if path.suffix == ".txt" and path.is_file():
-        tokens = path.read_text(encoding="utf-8").split("\n")
-        tokens = tokens[:-1] if tokens[-1] == "" else tokens
-        return BertTokenizer(vocab={token: number for number, token in enumerate(tokens)})
-    if path.suffix == ".json" and path.is_file():
-        return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-            tokenizer_file=str(path), **_special_tokens(path)
-        )
-    if path.suffix in (".txt", ".json"):
+    if path.suffix in (".txt", ".json") and not path.is_file():
         raise ModelError(f"There is no tokenizer file {path}.")
     if path.is_dir():
-        config = path / "config.json"
-        register_kind(read_json(config).get("model_type", "") if config.is_file() else "")
+        register_kind(_read_config(path).get("model_type", ""))
     try:
-        return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(str(place)))
-    except (OSError, ValueError, KeyError) as error:
+        if path.suffix == ".txt":
+            return _wordpiece(path)
+        if path.suffix == ".json":
+            return _from_json(path)
+        tokenizer = AutoTokenizer.from_pretrained(str(place), trust_remote_code=trust)
+    except ModelError:
+        raise
+    except Exception as error:  # the tokenizers library raises no class of its own
         raise ModelError(f"The tokenizer '{spec}' could not be loaded: {_line(error)}") from error
+    # transformers makes a tokenizer without words where only a config.json is there.
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise ModelError(f"There is no tokenizer in '{spec}': no vocabulary, only special tokens.")
+    return cast(PreTrainedTokenizerBase, tokenizer)
 
 
-def _special_tokens(path: Path) -> dict[str, str]:
-    """The roles of the special tokens that a bare tokenizer.json names but does not assign."""
+def _wordpiece(path: Path) -> PreTrainedTokenizerBase:
+    """BERT's tokenizer over a vocabulary file; a token's number is its line. Spaces belong to the token.
+
+    Upper case is kept where the vocabulary has any.
+    """
+    tokens = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
+    numbers: dict[str, int] = {}
+    for number, token in enumerate(tokens):
+        if token in numbers:
+            # The second line would leave a hole, and a special token added later would take a number twice.
+            raise ModelError(f"{path} holds '{token}' twice, on the lines {numbers[token] + 1} and {number + 1}.")
+        numbers[token] = number
+    roles = _roles(numbers)
+    if "unk_token" not in roles:
+        raise ModelError(f"{path} holds no [UNK], which stands for what a WordPiece vocabulary does not know.")
+    cased = any(token != token.lower() and not token.startswith(("[", "<")) for token in tokens)
+    return BertTokenizer(vocab=numbers, do_lower_case=not cased, **roles)
+
+
+def _from_json(path: Path) -> PreTrainedTokenizerBase:
     known = {token["content"] for token in read_json(path).get("added_tokens", [])}
-    roles = {
+    return PreTrainedTokenizerFast(tokenizer_file=str(path), **_roles(known))  # type: ignore[no-untyped-call]
+
+
+def _roles(known: Collection[str]) -> dict[str, Any]:
+    """The roles of the special tokens that a bare vocabulary holds but does not assign."""
+    names = {
         "pad_token": ("[PAD]", "<pad>", "<PAD>"),
         "unk_token": ("[UNK]", "<unk>", "<UNK>"),
         "cls_token": ("[CLS]", "<s>"),
         "sep_token": ("[SEP]", "</s>"),
         "mask_token": ("[MASK]", "<mask>"),
     }
-    return {
-        role: next(token for token in names if token in known) for role, names in roles.items() if known & set(names)
-    }
+    found = {role: [token for token in tokens if token in known] for role, tokens in names.items()}
+    return {role: tokens[0] for role, tokens in found.items() if tokens}
 
 
 def student_from_layers(teacher: Model, layers: Sequence[int], task: Task, changes: dict[str, Any]) -> Model:
@@ -235,8 +316,13 @@ def student_from_layers(teacher: Model, layers: Sequence[int], task: Task, chang
     numbers = [found.exact(layer, first=1, side="teacher") for layer in layers]
     if found.shared:
         raise ModelError(f"The layers of a {type(source).__name__} share their weights, so none can be picked.")
-    settings = {**source.config.to_dict(), **task.head(), **changes, "num_hidden_layers": len(numbers)}
-    config = type(source.config).from_dict(settings)
+    given = source.config.to_dict()
+    # What a config lists layer by layer goes along with the layers.
+    kept = {key: [given[key][i - 1] for i in numbers] for key in given if key.endswith("layer_types") and given[key]}
+    _check_keys(type(source.config), changes)
+    config = type(source.config).from_dict(
+        {**given, **kept, **task.head(), **changes, "num_hidden_layers": len(numbers)}
+    )
     module = type(source)(config)
     copied = _copied_weights(source.state_dict(), found.name, numbers)
     own = module.state_dict()
@@ -245,6 +331,12 @@ def student_from_layers(teacher: Model, layers: Sequence[int], task: Task, chang
         raise ModelError(
             f"A student from the teacher's layers {list(layers)} cannot have another shape: {unequal[0]} is "
             f"{list(copied[unequal[0]].shape)} in the teacher and {list(own[unequal[0]].shape)} in the student."
+        )
+    odd = sorted(own.keys() ^ copied.keys())
+    if odd:
+        raise ModelError(
+            f"A student cannot start as the teacher's layers {list(layers)}: {odd[0]} is in only one of the two, since "
+            f"not all layers of a {type(source).__name__} are alike."
         )
     module.load_state_dict(copied)
     return Model(module, teacher.tokenizer)

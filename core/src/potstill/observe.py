@@ -9,6 +9,7 @@ highest layer observed.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, cast
 
@@ -85,9 +86,14 @@ class Observer:
         self._layer = 0
         inner = [feature.layer for feature in self.features if not isinstance(feature, Output)]
         self._stop = None if any(isinstance(feature, Output) for feature in self.features) else max(inner, default=0)
-        self._attention_before = getattr(getattr(module, "config", None), "_attn_implementation", None)
+        self._inside = False
+        self._attention_before: str | None = None
         self._hooks: list[Any] = []
-        self._install()
+        try:
+            self._install()
+        except BaseException:
+            self.close()
+            raise
 
     def exact(self, feature: Feature) -> Feature:
         """The feature with its layer counted from the front."""
@@ -100,7 +106,7 @@ class Observer:
     def __call__(self, inputs: dict[str, Tensor]) -> tuple[Any, Outputs]:
         """One forward pass: the model's own output (None where it was cut off), and what was observed."""
         self._values = {}
-        self._layer = 0
+        self._layer, self._inside = 0, False
         token = _observing.set(self)
         try:
             output = self.module(**inputs)
@@ -118,8 +124,9 @@ class Observer:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
-        if self._looks_at_attention:
-            cast(PreTrainedModel, self.module).set_attn_implementation(str(self._attention_before))
+        if self._attention_before is not None:
+            cast(PreTrainedModel, self.module).set_attn_implementation(self._attention_before)
+            self._attention_before = None
 
     @property
     def _looks_at_attention(self) -> bool:
@@ -127,14 +134,7 @@ class Observer:
 
     def _install(self) -> None:
         if self._looks_at_attention:
-            _register()
-            try:
-                cast(PreTrainedModel, self.module).set_attn_implementation(ATTENTION)
-            except (ValueError, AttributeError) as error:
-                raise ModelError(
-                    f"The {self.side}, a {type(self.module).__name__}, has its own attention, so its queries, "
-                    "keys, values and scores cannot be observed; hidden states and logits can."
-                ) from error
+            self._replace_attention()
         if POOLED in self.features:
             self._hooks.append(self._pooler().register_forward_hook(self._note_pooled))
         wanted = {feature.layer for feature in self.features if not isinstance(feature, Output)}
@@ -142,9 +142,25 @@ class Observer:
             self._hooks.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
             self._hooks.append(module.register_forward_hook(self._leave))
 
+    def _replace_attention(self) -> None:
+        _register()
+        config = getattr(self.module, "config", None)
+        before = getattr(config, "_attn_implementation", None)
+        if isinstance(self.module, PreTrainedModel):
+            # A model with attention code of its own keeps it, with a warning or a ValueError.
+            with suppress(ValueError):
+                self.module.set_attn_implementation(ATTENTION)
+        if getattr(config, "_attn_implementation", None) != ATTENTION:
+            raise ModelError(
+                f"The {self.side}, a {type(self.module).__name__}, has its own attention, so its queries, "
+                "keys, values and scores cannot be observed; hidden states and logits can."
+            )
+        self._attention_before = str(before)
+
     def _pooler(self) -> nn.Module:
         base = getattr(self.module, "base_model", self.module)
-        pooler = getattr(base, "pooler", None)
+        # ALBERT's pooler is a linear layer, its activation a module beside it.
+        pooler = getattr(base, "pooler_activation", None) or getattr(base, "pooler", None)
         if not isinstance(pooler, nn.Module):
             raise ModelError(f"The {self.side}, a {type(self.module).__name__}, has no pooler to observe.")
         return pooler
@@ -152,11 +168,13 @@ class Observer:
     def _note_pooled(self, module: nn.Module, args: Any, output: Tensor) -> None:
         if _observing.get() is self:
             self._values[POOLED] = output
+            if LOGITS not in self.features:
+                raise _Reached
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if _observing.get() is not self:
             return
-        self._layer = self.layers.number(module, self._layer)
+        self._layer, self._inside = self.layers.number(module, self._layer), True
         if self._layer == 1 and Hidden(0) in self.features:
             self._values[Hidden(0)] = args[0] if args else kwargs["hidden_states"]
         if self._stop == 0:
@@ -165,18 +183,23 @@ class Observer:
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         if _observing.get() is not self:
             return
+        self._inside = False
         if Hidden(self._layer) in self.features:
             self._values[Hidden(self._layer)] = output[0] if isinstance(output, tuple) else output
         if self._layer == self._stop:
             raise _Reached
 
-    def note_attention(self, projections: Projections, scaling: float, mask: Tensor | None) -> None:
+    def note_attention(
+        self, projections: Projections, scaling: float, mask: Tensor | None, bias: Tensor | None = None
+    ) -> None:
         """Called by the attention function for every layer of a model that is being observed."""
+        if not self._inside:
+            return
         layer = self._layer
         if QKV(layer) in self.features:
             self._values[QKV(layer)] = projections
         if Scores(layer) in self.features or Attention(layer) in self.features:
-            scores = attention_scores(projections, scaling, mask)
+            scores = attention_scores(projections, scaling, mask, bias)
             if Scores(layer) in self.features:
                 self._values[Scores(layer)] = scores
             if Attention(layer) in self.features:
@@ -187,9 +210,11 @@ class Observer:
     def _check(self, values: dict[Feature, Any]) -> None:
         missing = [feature for feature in self.features if feature not in values and feature != LOGITS]
         if missing:
+            hidden = isinstance(missing[0], Hidden | Output)
+            reason = "that part of it was not run" if hidden else "its attention does not go through transformers' own"
             raise ModelError(
                 f"The {self.side}, a {type(self.module).__name__}, did not deliver {missing[0]}, although it ran: "
-                "its attention does not go through transformers' attention interface."
+                f"{reason}."
             )
 
 
@@ -197,11 +222,20 @@ class _Reached(Exception):  # noqa: N818 - no error: the forward pass has gone a
     pass
 
 
-def attention_scores(projections: Projections, scaling: float, mask: Tensor | None) -> Tensor:
-    """QK^T * scaling + mask, [batch, heads, seq, seq]; a masked key gets the lowest finite number."""
+def attention_scores(
+    projections: Projections, scaling: float, mask: Tensor | None, bias: Tensor | None = None
+) -> Tensor:
+    """QK^T * scaling + bias + mask, [batch, heads, seq, seq]; a masked key gets the lowest finite number.
+
+    Args:
+        mask: broadcasts to the scores: True for keys that are seen, or numbers to add. None: all are seen.
+        bias: of relative positions, broadcasts to the scores.
+    """
     query, key, _ = projections
     key = repeat_kv(key, query.shape[1] // key.shape[1])
     scores = (query @ key.transpose(-1, -2)) * scaling
+    if bias is not None:
+        scores = scores + bias
     if mask is None:
         return scores
     if mask.dtype == torch.bool:
@@ -221,5 +255,14 @@ def _attention(
     if observer is not None:
         scaling = kwargs.get("scaling")
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-        observer.note_attention(Projections(query, key, value), scaling, attention_mask)
-    return cast("tuple[Tensor, None]", sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs))
+        mask = _causal_mask(module, query, kwargs) if attention_mask is None else attention_mask
+        observer.note_attention(Projections(query, key, value), scaling, mask, kwargs.get("position_bias"))
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+
+def _causal_mask(module: nn.Module, query: Tensor, kwargs: dict[str, Any]) -> Tensor | None:
+    """The mask that SDPA makes for itself where a causal model hands over none; None for an encoder."""
+    causal = kwargs.get("is_causal")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    length = query.shape[2]
+    return torch.ones(length, length, dtype=torch.bool, device=query.device).tril() if causal else None

@@ -29,7 +29,7 @@ def parameter_groups(modules: Iterable[nn.Module], weight_decay: float) -> Group
     decayed: list[Tensor] = []
     plain: list[Tensor] = []
     for module, name, parameter in _own_parameters(modules):
-        kept_free = name.startswith("bias") or _is_norm(module)
+        kept_free = name.startswith("bias") or name.endswith("bias") or _is_norm(module)
         (plain if kept_free else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
@@ -46,7 +46,8 @@ def _own_parameters(modules: Iterable[nn.Module]) -> Iterator[tuple[nn.Module, s
 
 
 def _is_norm(module: nn.Module) -> bool:
-    return isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.RMSNorm) or type(module).__name__.endswith("Norm")
+    known = nn.LayerNorm | nn.GroupNorm | nn.RMSNorm | nn.modules.batchnorm._NormBase
+    return isinstance(module, known) or type(module).__name__.endswith("Norm")
 
 
 def adamw(groups: Groups, plan: StagePlan) -> Optimizer:
@@ -59,9 +60,9 @@ def clip_norm(limit: float | None) -> Clip:
 
     def clip(parameters: list[Tensor]) -> Tensor:
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        norm = nn.utils.get_total_norm(gradients, foreach=True)
+        norm = nn.utils.get_total_norm(gradients)
         if limit is not None:
-            nn.utils.clip_grads_with_norm_(parameters, limit, norm, foreach=True)
+            nn.utils.clip_grads_with_norm_(parameters, limit, norm)
         return norm
 
     return clip

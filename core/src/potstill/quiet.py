@@ -16,7 +16,7 @@ def quiet_libraries() -> Iterator[None]:
     """Silences transformers' and datasets' bars and warnings within the block."""
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity(logging.ERROR)
-    transformers.logging.disable_progress_bar()
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     had_bars = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
@@ -25,6 +25,6 @@ def quiet_libraries() -> Iterator[None]:
             yield
     finally:
         transformers.logging.set_verbosity(level)
-        transformers.logging.enable_progress_bar()
+        transformers.logging.enable_progress_bar()  # type: ignore[no-untyped-call]
         if had_bars:
             datasets.enable_progress_bars()

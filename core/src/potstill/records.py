@@ -34,8 +34,8 @@ class JsonLines:
             return file.seek(0, os.SEEK_END)
 
     def cut(self, size: int) -> None:
-        """Drops everything after byte `size`."""
-        if self._active:
+        """Drops everything after byte `size`; a file that is shorter stays as it is."""
+        if self._active and self.path.stat().st_size > size:
             os.truncate(self.path, size)
 
 

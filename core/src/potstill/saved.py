@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from potstill.context import Context, cache_folder
+from potstill.context import cache_folder, same_tokenizer
 from potstill.data.encode import encode
 from potstill.data.examples import Examples
 from potstill.data.source import open_source
@@ -42,14 +42,12 @@ class Saved:
         columns: Mapping[str, str] | None = None,
     ) -> Examples:
         """Rows of a file, tokenized for this model (and a teacher); `columns` overrides what the model knows."""
-        source = open_source(spec, {**self.columns, **(columns or {})}, root, None, "the data")
+        source = open_source(spec, {**self.columns, **(columns or {})}, root, None, "data", cache)
         tokenizer = self.model.tokenizer
         tables = [encode(source, self.task, tokenizer, self.max_length, cache, Progress())]
-        if teacher is not None and not Context.same_tokenizer(tokenizer, teacher):
+        if teacher is not None and not same_tokenizer(tokenizer, teacher):
             tables.append(encode(source, self.task, teacher, self.max_length, cache, Progress()))
-        names = source.dataset.column_names
-        values = list(source.dataset["label"]) if "label" in names else [None] * len(source.dataset)
-        labels = self.task.targets(values, f"'{source.path}'")
+        labels = self.task.targets(source.labels(), source.path)
         pads = (tokenizer.pad_token_id or 0, (teacher or tokenizer).pad_token_id or 0)
         return Examples(tables[0], tables[1] if len(tables) > 1 else None, labels, self.task, pads)
 
@@ -104,7 +102,7 @@ def predict(folder: Path, texts: Iterable[str] | Path, *, batch_size: int = 64) 
 def _rows(texts: Iterable[str] | Path, saved: Saved) -> Iterator[dict[str, str]]:
     if isinstance(texts, Path):
         columns = {role: name for role, name in saved.columns.items() if role != "label"}
-        dataset = open_source(str(texts), columns, Path.cwd(), None, "the data").dataset
+        dataset = open_source(str(texts), columns, Path.cwd(), None, "data", cache_folder()).dataset
         roles = [role for role in ("text", "text_pair") if role in dataset.column_names]
         return ({role: row[role] for role in roles} for row in dataset)
     return ({"text": text} for text in texts)

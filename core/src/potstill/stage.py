@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from potstill import loader
 from potstill.batch import UNITS, Unit
 from potstill.checkpoint import seed_everything
+from potstill.context import same_tokenizer
 from potstill.data.batching import bucketed
 from potstill.errors import ModelError, PluginError
 from potstill.features import LOGITS, Feature
-from potstill.files import text_hash
 from potstill.models import Model, load_model
 from potstill.observe import Observer, Outputs
 from potstill.optimizer import Precision, adamw, clip_norm, parameter_groups
@@ -73,9 +73,9 @@ class Stage:
 
     @property
     def seed(self) -> int:
-        """A seed of this stage's own: from the run's seed and the stage's name."""
-        base = self.recipe.seed if self.plan.seed is None else self.plan.seed
-        return int(text_hash(f"{base}:{self.plan.name}")[:8], 16)
+        """The stage's seed, else the run's. Two stages with one seed start the same student from the same weights
+        and see the rows in the same order, so that what differs is what they are about."""
+        return self.recipe.seed if self.plan.seed is None else self.plan.seed
 
     @property
     def has_teacher(self) -> bool:
@@ -247,7 +247,7 @@ class Stage:
                     f"The plugin '{plugin.name}' needs a teacher, and the stage '{self.plan.name}' has none; "
                     "add a [teacher] table or a stage that trains one."
                 )
-            if "same-tokenizer" in plugin.requires and not self.context.same_tokenizer(
+            if "same-tokenizer" in plugin.requires and not same_tokenizer(
                 self.student.tokenizer, self.teacher.tokenizer
             ):
                 raise PluginError(

@@ -151,6 +151,9 @@ class Step:
                         f"The loss term '{term.name}' is a mean per '{term.per.name}', which is not known here; "
                         "call stage.add_unit(unit) in setup."
                     )
+                if not isinstance(term.value, Tensor) or term.value.dim():
+                    shape = list(term.value.shape) if isinstance(term.value, Tensor) else type(term.value).__name__
+                    raise PluginError(f"The value of the loss term '{term.name}' must be a scalar tensor, not {shape}.")
                 terms[term.name] = term
         return terms
 
@@ -163,9 +166,6 @@ class Step:
         if not parts:
             return None
         loss = torch.stack(parts).sum() if len(parts) > 1 else parts[0]
-        if loss.dim() or not loss.requires_grad:
-            raise TrainingError(
-                f"The loss ({', '.join(terms)}) must be a scalar that depends on what is trained; "
-                f"its shape is {list(loss.shape)}{'' if loss.requires_grad else ', and it has no gradient'}."
-            )
+        if not loss.requires_grad:
+            raise TrainingError(f"The loss ({', '.join(terms)}) does not depend on what is trained: it has no gradient.")
         return loss

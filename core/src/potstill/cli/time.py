@@ -35,7 +35,7 @@ def time(models: tuple[str, ...], lengths: str, batches: str, quiet: bool, as_js
 
     \b
     Example:
-      potstill time teacher=runs/demo/export/teacher.onnx student=runs/demo/export/model.onnx --lengths 32,128
+      potstill time float=runs/demo/export/model.onnx int8=runs/demo/export/model.int8.onnx --lengths 32,128
     """
     from potstill.timing import measure
 
@@ -56,11 +56,17 @@ def time(models: tuple[str, ...], lengths: str, batches: str, quiet: bool, as_js
 
 
 def entries(words: Sequence[str]) -> list[tuple[str, Path]]:
-    """Models by name: "NAME=PATH" as it says, a path by the shortest end of it that is no other's."""
-    named = [_named(word) for word in words]
-    paths = [(name, path) for name, given in named for path in _expanded(given)]
-    plain = [path for name, path in paths if name is None]
-    return [(name or _short(path, plain), path) for name, path in paths]
+    """Models by name: "NAME=PATH" as it says, a path by the shortest end of it that is no other's.
+
+    A run folder stands for all its exported models.
+    """
+    named = [(name, _expanded(given)) for name, given in map(_named, words)]
+    plain = [path for name, paths in named if name is None for path in paths]
+    return [
+        (_short(path, plain) if name is None else name if len(paths) == 1 else f"{name}/{path.name}", path)
+        for name, paths in named
+        for path in paths
+    ]
 
 
 def rows(timings: Sequence[Timing]) -> list[dict[str, Any]]:

@@ -68,7 +68,7 @@ def _points(rows: Sequence[Mapping[str, Any]], column: str, axis: str, metric: s
             y=[row[metric]],
             text=[str(row.get("model", "?"))],
             mode="markers+text",
-            textposition="top center",
+            textposition="bottom center" if number % 2 else "top center",  # neighbours do not cover each other
             marker={"size": 13, "color": COLOURS[number % len(COLOURS)]},
             hovertemplate=f"%{{text}}<br>{axis} %{{x:.4s}}<br>{heading(metric)} %{{y:.4f}}<extra></extra>",
             cliponaxis=False,

@@ -78,10 +78,10 @@ class RunFolder:
 
     @cached_property
     def exports(self) -> dict[str, dict[str, Any]]:
-        """The contents of `export/<name>.json` by name."""
+        """The contents of `export/<name>.json` by name; other JSON files there belong to the exported models."""
         paths = sorted((self.path / "export").glob("*.json"))
         read = {path.stem: self._json(f"export/{path.name}", "its facts are unknown") for path in paths}
-        return {name: content for name, content in read.items() if content}
+        return {name: content for name, content in read.items() if isinstance(content.get("facts"), dict)}
 
     @property
     def export_rows(self) -> list[dict[str, Any]]:

@@ -115,9 +115,7 @@ def _stage_facts(stage: StageFolder) -> str:
 
 
 def _exports(run: RunFolder) -> str:
-    parts = [
-        f"<h3>{escape(name)}</h3>\n{tree(content.get('facts') or content)}" for name, content in run.exports.items()
-    ]
+    parts = [f"<h3>{escape(name)}</h3>\n{tree(content['facts'])}" for name, content in run.exports.items()]
     return _section("Exports and parity", "".join(parts)) if parts else ""
 
 

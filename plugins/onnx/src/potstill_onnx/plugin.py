@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from potstill.export import Artifact, ExportJob
@@ -44,7 +45,8 @@ class Onnx(Plugin):
             "attention": self.config.attention,
             "tolerance": self.config.tolerance,
             "parity": {model.name: model.parity for model in models},
-            "timing": [timing.as_dict() for timing in timings],
+            # The folder may be moved once it is complete.
+            "timing": [timing.as_dict() | {"path": Path(timing.path).name} for timing in timings],
             "versions": {name: import_module(name).__version__ for name in VERSIONS},
         }
         return Artifact(

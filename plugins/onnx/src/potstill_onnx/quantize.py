@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import onnx
+import onnxruntime
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from potstill.errors import PotstillError
@@ -26,13 +27,10 @@ def quantize(source: Path, target: Path, *, per_channel: bool = True) -> list[Pa
     Returns: the files written.
     Raises: PotstillError where ONNX Runtime cannot quantize the model.
     """
-    model = onnx.load(source)
     apart = len(files_of(source)) > 1
-    # Shapes that the exporter wrote down contradict those of the transposed weights that quantization makes.
-    del model.graph.value_info[:]
     with TemporaryDirectory(dir=target.parent) as folder, _quiet():
         bare = Path(folder) / "model.onnx"
-        onnx.save(model, bare, save_as_external_data=apart)
+        _prepare(source, bare, apart)
         try:
             quantize_dynamic(
                 bare,
@@ -47,6 +45,27 @@ def quantize(source: Path, target: Path, *, per_channel: bool = True) -> list[Pa
             line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise PotstillError(f"{source.name} could not be quantized to INT8: {line}") from error
     return files_of(target)
+
+
+def _prepare(source: Path, target: Path, apart: bool) -> None:
+    """Writes the model as quantization needs it: weights as weights, and no shapes noted down.
+
+    Weights that the graph itself puts together out of others, as an LSTM's are, would stay in fp32; ONNX Runtime's
+    basic optimizations compute them once. Shapes that the exporter noted contradict those of the weights that
+    quantization transposes.
+    """
+    model = onnx.load(source if apart else _folded(source, target))
+    del model.graph.value_info[:]
+    onnx.save(model, target, save_as_external_data=apart)
+
+
+def _folded(source: Path, target: Path) -> Path:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(target)
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    return target
 
 
 @contextmanager

@@ -1,0 +1,155 @@
+"""What commands print: progress lines, plans, timings, and one small run from options to predictions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import potstill.cli
+from potstill.cli.display import LineProgress, make_progress, shown
+from potstill.cli.output import plain
+from potstill.cli.plan import tree
+from potstill.cli.time import entries, rows
+from potstill.timing import Timing
+
+
+def test_lines_tell_the_start_the_end_and_the_last_facts():
+    lines: list[str] = []
+    progress = LineProgress(lines.append)
+    with progress.bar("distil", 10, done=4) as bar:
+        progress.note("epoch 1: accuracy 0.91")
+        bar.advance(3, loss=0.5)
+        bar.advance(3, loss=0.25, rate="high")
+    assert lines[0] == "distil: 4 of 10"
+    assert lines[1] == "epoch 1: accuracy 0.91"
+    assert lines[2].startswith("distil: 10 of 10 in ")
+    assert lines[2].endswith(" s, loss 0.25, rate high")
+
+
+def test_facts_have_four_digits():
+    assert shown({"loss": 0.123456, "rows": 7}) == "loss 0.1235, rows 7"
+
+
+def test_only_the_first_rank_speaks(monkeypatch: pytest.MonkeyPatch, capsys):
+    for rank, lines in (("0", 2), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        with make_progress().bar("teacher", 1) as bar:
+            bar.advance()
+        assert len(capsys.readouterr().err.splitlines()) == lines
+
+
+def test_json_has_no_nan_and_paths_are_strings():
+    assert plain({"a": float("nan"), "b": (Path("x"), {2, 1}), 3: True}) == {"a": None, "b": ["x", [1, 2]], "3": True}
+
+
+def test_a_plan_is_a_tree_with_a_branch_a_stage():
+    stage = {
+        "name": "distil",
+        "trains": "student",
+        "plugins": ["hinton"],
+        "slots": {},
+        "updates": 1200,
+        "teacher": None,
+    }
+    stage["observed"] = {"teacher": ["logits"], "student": ["logits"]}
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(tree("small", {"name": "small", "stages": [stage], "export": ["onnx"]}))
+    lines = [line.strip(" │├└─") for line in console.export_text().splitlines()]
+    assert lines == [
+        "small", "export onnx", "1 distil: trains the student", "plugins hinton", "updates 1,200",
+        "observed", "teacher logits", "student logits",
+    ]  # fmt: skip
+
+
+def timing(name: str, p50: float, length: int) -> Timing:
+    return Timing(
+        name, f"{name}.onnx", "onnxruntime", 1, length, p50, p50, p50, p50, 1000 / p50, p50, 0, 1, 1, 0, 1, None, ()
+    )
+
+
+def test_speed_up_is_over_the_first_model_at_the_same_length():
+    table = rows(
+        [
+            timing("teacher", 8.0, 32),
+            timing("student", 2.0, 32),
+            timing("teacher", 30.0, 128),
+            timing("student", 3.0, 128),
+        ]
+    )
+    assert [row["speedup"] for row in table] == [1.0, 4.0, 1.0, 10.0]
+
+
+def test_models_to_time_get_the_shortest_names_that_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    export = tmp_path / "run" / "export"
+    export.mkdir(parents=True)
+    (tmp_path / "run" / "recipe.toml").touch()
+    (export / "model.onnx").touch()
+    (export / "model.int8.onnx").touch()
+    assert entries(["a/model", "b/model", "big=c/model"]) == [
+        ("a/model", Path("a/model")),
+        ("b/model", Path("b/model")),
+        ("big", Path("c/model")),
+    ]
+    assert [name for name, _ in entries(["run"])] == ["model.int8.onnx", "model.onnx"]
+    assert [name for name, _ in entries(["r=run"])] == ["r/model.int8.onnx", "r/model.onnx"]
+
+
+@pytest.fixture
+def colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a data file whose label is the text's only word, and a vocabulary."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("POTSTILL_CACHE", str(tmp_path / "cache"))
+    lines = [
+        f"{word},{'warm' if word in ('red', 'amber') else 'cold'}" for word in ("red", "blue", "amber", "teal")
+    ] * 10
+    (tmp_path / "colours.csv").write_text("\n".join(["word,kind", *lines]) + "\n")
+    (tmp_path / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "blue", "amber", "teal"])
+    )
+    size = "hidden_size = 16, num_hidden_layers = 2, num_attention_heads = 2, intermediate_size = 32"
+    (tmp_path / "teacher.toml").write_text(
+        f"""
+        [data]
+        train = "colours.csv"
+        validation = "colours.csv"
+        text = "word"
+        label = "kind"
+        [student]
+        tokenizer = "vocab.txt"
+        config = {{ model_type = "bert", {size} }}
+        [[stage]]
+        name = "train"
+        epochs = 20
+        batch_size = 8
+        learning_rate = 0.01
+        """
+    )
+    return tmp_path
+
+
+def test_a_run_from_a_recipe_and_one_from_options_end_in_predictions(colours: Path, capsys):
+    assert potstill.cli.main(["run", "teacher.toml", "--quiet"]) == 0
+    printed = capsys.readouterr().out
+    assert "1.0000" in printed
+    assert "report  runs/teacher/report.html" in printed
+
+    words = "run --teacher runs/teacher/model --student-layers 1 --train colours.csv --validation colours.csv"
+    words += " --text word --label kind -p hinton:temperature=2 --epochs 20 --batch-size 8 --learning-rate 0.01"
+    assert potstill.cli.main([*words.split(), "--name", "student", "--quiet", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert [row["model"] for row in content["rows"]] == ["teacher", "distil"]
+    assert content["metrics"]["accuracy"] == 1.0
+
+    assert potstill.cli.main(["evaluate", "runs/student", "colours.csv", "--quiet", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] == 1.0
+    assert potstill.cli.main(["predict", "runs/student", "amber", "teal"]) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [(line[0], line[-1]) for line in lines] == [("warm", "amber"), ("cold", "teal")]
+
+    assert potstill.cli.main(["run", "teacher.toml", "--seed", "5", "--quiet"]) == 2
+    assert "seed" in capsys.readouterr().err
+    assert potstill.cli.main(["run", "teacher.toml", "--seed", "5", "--fresh", "--quiet"]) == 0

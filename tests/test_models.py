@@ -1,0 +1,431 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import BertConfig, BertForMaskedLM
+
+from potstill.errors import ModelError
+from potstill.models import (
+    Model,
+    from_config,
+    from_recipe,
+    load_model,
+    load_tokenizer,
+    read_card,
+    student_from_layers,
+    task_of,
+)
+from potstill.recipe import ModelConfig, TaskConfig
+from potstill.tasks import Task, load_task
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+WORDS = [*SPECIAL, "the", "cat", "sat", "##s", "mat"]
+SMALL: dict[str, Any] = {
+    "model_type": "bert",
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+}
+NARROW = {**SMALL, "embedding_size": 16}
+KINDS: dict[str, dict[str, Any]] = {
+    "bert": SMALL,
+    "roberta": SMALL,
+    "electra": NARROW,
+    "ernie": SMALL,
+    "distilbert": {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48},
+    "mobilebert": {**NARROW, "intra_bottleneck_size": 16},
+    "qwen2": {**SMALL, "num_key_value_heads": 2},
+}
+
+
+def task(*labels: str) -> Task:
+    return load_task(TaskConfig(), list(labels) or ["sea", "town", "wood"])
+
+
+def write(path: Path, lines: list[str], end: str = "\n") -> Path:
+    path.write_text("\n".join(lines) + end, encoding="utf-8", newline="")
+    return path
+
+
+@pytest.fixture
+def vocabulary(tmp_path: Path) -> Path:
+    return write(tmp_path / "vocab.txt", WORDS)
+
+
+def make(vocabulary: Path, kind: str = "bert", **more: Any) -> Model:
+    torch.manual_seed(0)
+    return from_config({**KINDS[kind], "model_type": kind, **more}, load_tokenizer(str(vocabulary), None), task())
+
+
+def save(model: Model, folder: Path) -> Path:
+    model.module.save_pretrained(folder)  # type: ignore[operator]
+    model.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def state(model: Model) -> dict[str, Tensor]:
+    return dict(model.module.state_dict())
+
+
+def sentence(error: pytest.ExceptionInfo[ModelError]) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+# from a config
+
+
+def test_a_config_follows_the_tokenizer_and_the_task(vocabulary: Path) -> None:
+    model = make(vocabulary)
+    config = model.module.config
+    assert (config.vocab_size, config.pad_token_id, config.num_labels) == (10, 0, 3)
+    assert config.id2label == {0: "sea", 1: "town", 2: "wood"}
+    assert set(model.fresh) == {name for name, _ in model.module.named_parameters()}
+
+
+def test_a_larger_vocabulary_may_be_asked_for_and_a_smaller_one_not(vocabulary: Path) -> None:
+    assert make(vocabulary, vocab_size=16).module.get_input_embeddings().weight.shape == (16, 32)  # type: ignore[operator]
+    with pytest.raises(ModelError, match=r"^vocab_size = 9 is smaller than the tokenizer's vocabulary of 10\.$"):
+        make(vocabulary, vocab_size=9)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model_type": "brt"}, "There is no model_type 'brt'. Did you mean 'bert'?"),
+        ({"hiden_size": 8}, "The config of a 'bert' model has no 'hiden_size'. Did you mean 'hidden_size'?"),
+        ({"num_attention_heads": 5}, "The config of a 'bert' model cannot be used: The hidden size (32) is not"),
+        (
+            {"hidden_size": "abc"},
+            "The config of a 'bert' model cannot be used: Validation error for field 'hidden_size'",
+        ),
+    ],
+)
+def test_a_config_that_cannot_be_is_one_sentence(vocabulary: Path, change: dict[str, Any], words: str) -> None:
+    with pytest.raises(ModelError) as error:
+        from_config({**SMALL, **change}, load_tokenizer(str(vocabulary), None), task())
+    assert sentence(error).startswith(words)
+
+
+def test_a_config_needs_model_type(vocabulary: Path) -> None:
+    with pytest.raises(ModelError, match="needs model_type"):
+        from_config({"hidden_size": 8}, load_tokenizer(str(vocabulary), None), task())
+
+
+# from a recipe's table
+
+
+def test_a_table_with_a_config_takes_its_own_tokenizer_or_the_teachers(vocabulary: Path) -> None:
+    teacher = make(vocabulary)
+    other = write(vocabulary.parent / "other.txt", [*SPECIAL, "x"])
+    spec = ModelConfig.model_validate({"config": SMALL})
+    assert from_recipe(spec, task(), vocabulary.parent, teacher).tokenizer is teacher.tokenizer
+    spec = ModelConfig.model_validate({"config": SMALL, "tokenizer": other.name})
+    assert len(from_recipe(spec, task(), vocabulary.parent, teacher).tokenizer) == 6
+    with pytest.raises(ModelError, match="needs a tokenizer"):
+        from_recipe(ModelConfig.model_validate({"config": SMALL}), task(), vocabulary.parent)
+
+
+def test_a_table_with_layers_needs_a_teacher(vocabulary: Path) -> None:
+    spec = ModelConfig.model_validate({"layers": [1, 3]})
+    student = from_recipe(spec, task(), vocabulary.parent, make(vocabulary))
+    assert student.module.config.num_hidden_layers == 2
+    with pytest.raises(ModelError, match=r"from the teacher's layers \[1, 3\] needs a teacher"):
+        from_recipe(spec, task(), vocabulary.parent)
+
+
+def test_a_folder_below_the_data_root_comes_before_the_hub(vocabulary: Path) -> None:
+    save(make(vocabulary), vocabulary.parent / "bert-base-uncased")
+    spec = ModelConfig.model_validate({"model": "bert-base-uncased"})
+    assert from_recipe(spec, task(), vocabulary.parent).module.config.hidden_size == 32
+
+
+# from a folder
+
+
+def test_a_saved_model_loads_bit_for_bit(vocabulary: Path) -> None:
+    model = make(vocabulary)
+    loaded = load_model(save(model, vocabulary.parent / "m"), task())
+    assert loaded.fresh == ()
+    assert state(loaded).keys() == state(model).keys()
+    assert all(torch.equal(value, state(model)[name]) for name, value in state(loaded).items())
+    assert loaded.tokenizer("the cats sat").input_ids == model.tokenizer("the cats sat").input_ids == [2, 5, 6, 8, 7, 3]
+
+
+def test_half_precision_weights_are_loaded_in_full_precision(vocabulary: Path) -> None:
+    model = make(vocabulary)
+    model.module.half()
+    loaded = load_model(save(model, vocabulary.parent / "m"), task())
+    assert {value.dtype for value in state(loaded).values() if value.is_floating_point()} == {torch.float32}
+
+
+def test_a_pretrained_body_gets_a_fresh_head_and_says_what_is_fresh(vocabulary: Path) -> None:
+    body = BertForMaskedLM(BertConfig(vocab_size=10, **SMALL))
+    folder = vocabulary.parent / "mlm"
+    body.save_pretrained(folder)
+    load_tokenizer(str(vocabulary), None).save_pretrained(folder)
+    loaded = load_model(folder, task())
+    assert {"classifier.weight", "classifier.bias"} <= set(loaded.fresh)
+    assert not any(name.startswith("bert.enc") for name in loaded.fresh)
+    name = "bert.encoder.layer.2.output.dense.weight"
+    assert torch.equal(state(loaded)[name], body.state_dict()[name])
+
+
+@pytest.mark.parametrize("labels", [["a", "b"], ["LABEL_0", "LABEL_1"], ["a", "b", "c", "d"]])
+def test_a_head_with_another_number_of_labels_is_a_sentence(vocabulary: Path, labels: list[str]) -> None:
+    """Also where the folder's config.json leaves the default two names out."""
+    words = load_tokenizer(str(vocabulary), None)
+    folder = save(from_config(SMALL, words, task(*labels)), vocabulary.parent / "m")
+    with pytest.raises(ModelError) as error:
+        load_model(folder, task())
+    assert sentence(error) == f"The model in {folder} tells {len(labels)} labels apart, and the task has 3."
+
+
+def test_a_head_with_the_labels_in_another_order_is_a_sentence(vocabulary: Path) -> None:
+    folder = save(make(vocabulary), vocabulary.parent / "m")
+    with pytest.raises(ModelError, match="numbers its labels sea, town, wood, and the task wood, sea, town"):
+        load_model(folder, task("wood", "sea", "town"))
+
+
+def test_labels_with_other_names_are_the_tasks(vocabulary: Path) -> None:
+    folder = save(make(vocabulary), vocabulary.parent / "m")
+    assert load_model(folder, task("x", "y", "z")).module.config.id2label == {0: "x", 1: "y", 2: "z"}
+
+
+def test_the_task_of_a_folder_comes_from_its_card_or_its_config(vocabulary: Path) -> None:
+    folder = save(make(vocabulary), vocabulary.parent / "m")
+    assert read_card(folder) == {}
+    assert task_of(folder).names == ["sea", "town", "wood"]
+    assert load_model(folder).module.config.num_labels == 3
+    card = {"task": {"kind": "text-classification", "labels": ["x", "y", "z"]}, "max_length": 9}
+    (folder / "potstill.json").write_text(json.dumps(card))
+    assert task_of(folder).names == ["x", "y", "z"]
+    assert read_card(folder)["max_length"] == 9
+
+
+def test_labels_of_a_folder_are_ordered_by_number_not_by_text(vocabulary: Path) -> None:
+    names = [f"n{number}" for number in range(12)]
+    words = load_tokenizer(str(vocabulary), None)
+    folder = save(from_config(SMALL, words, task(*names)), vocabulary.parent / "m")
+    assert task_of(folder).names == names
+
+
+def test_a_pickle_checkpoint_is_refused(vocabulary: Path) -> None:
+    folder = save(make(vocabulary), vocabulary.parent / "m")
+    torch.save(load_model(folder).module.state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin is a pickle, which can run code when opened"):
+        load_model(folder, task())
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "holds no config.json, so it is not a model"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json is not JSON"),
+        (lambda folder: (folder / "config.json").write_text("{}"), "Should have a `model_type` key"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "holds no model.safetensors"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 40), "could not be loaded"),
+        (lambda folder: [path.unlink() for path in folder.glob("tok*")], "There is no tokenizer in"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{"), "could not be loaded"),
+    ],
+)
+def test_a_damaged_folder_is_one_sentence(vocabulary: Path, damage: Any, words: str) -> None:
+    folder = save(make(vocabulary), vocabulary.parent / "m")
+    damage(folder)
+    with pytest.raises(ModelError) as error:
+        load_model(folder, task())
+    assert words in sentence(error)
+    assert str(folder) in sentence(error)
+
+
+def test_a_folder_or_hub_id_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=f"^There is no model folder {tmp_path}/none.$"):
+        load_model(tmp_path / "none")
+    with pytest.raises(ModelError) as error:
+        load_model("no-such/model", task())
+    assert sentence(error).startswith("The model 'no-such/model' is neither a folder here nor could it be fetched")
+
+
+def test_a_tokenizer_larger_than_the_model_is_a_sentence(vocabulary: Path) -> None:
+    folder = save(make(vocabulary), vocabulary.parent / "m")
+    larger = write(vocabulary.parent / "larger.txt", [*WORDS, "dog"])
+    with pytest.raises(ModelError, match=r"vocab_size = 10 is smaller than the tokenizer's vocabulary of 11\."):
+        load_model(folder, task(), str(larger))
+
+
+# tokenizers
+
+
+def test_a_token_of_a_vocabulary_file_has_the_number_of_its_line(vocabulary: Path) -> None:
+    words = load_tokenizer("vocab.txt", vocabulary.parent)
+    assert words.get_vocab() == {token: number for number, token in enumerate(WORDS)}
+    assert words("The cats, mat").input_ids == [2, 5, 6, 8, 1, 9, 3]
+    assert words("the", "cat").token_type_ids == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\n"])
+def test_the_end_of_a_vocabulary_file_is_no_token(tmp_path: Path, end: str) -> None:
+    assert len(load_tokenizer(str(write(tmp_path / "v.txt", WORDS, end)), None)) == 10
+
+
+def test_spaces_and_odd_characters_are_tokens_and_move_no_number(tmp_path: Path) -> None:
+    lines = [*SPECIAL, " ", "\u2028", "\xa0", "\x1f", "", "海"]
+    words = load_tokenizer(str(write(tmp_path / "v.txt", lines)), None)
+    assert words.convert_tokens_to_ids("海") == 10
+    assert words(" 海 ").input_ids == [2, 10, 3]
+    assert len(words) == 11
+
+
+def test_windows_line_ends_and_a_byte_order_mark_do_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "v.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(WORDS).encode() + b"\r\n")
+    assert load_tokenizer(str(path), None).get_vocab() == {token: number for number, token in enumerate(WORDS)}
+
+
+def test_a_token_on_two_lines_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "v.txt", [*WORDS, "cat"])
+    with pytest.raises(ModelError) as error:
+        load_tokenizer(str(path), None)
+    assert sentence(error) == f"{path} holds 'cat' twice, on the lines 7 and 11."
+
+
+def test_a_vocabulary_without_an_unknown_token_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"v\.txt holds no \[UNK\]"):
+        load_tokenizer(str(write(tmp_path / "v.txt", ["a", "b"])), None)
+
+
+def test_a_vocabulary_with_other_special_tokens_keeps_them_and_gets_the_missing_ones(tmp_path: Path) -> None:
+    words = load_tokenizer(str(write(tmp_path / "v.txt", ["<PAD>", "<UNK>", "海", "木"])), None)
+    assert (words.pad_token_id, words.unk_token_id) == (0, 1)
+    assert len(words) == len(words.get_vocab()) == 4 + 3
+    assert words("海龘木").input_ids == [words.cls_token_id, 2, 1, 3, words.sep_token_id]
+
+
+@pytest.mark.parametrize(("tokens", "expected"), [(["m"], [5, 5]), (["m", "M"], [6, 5])])
+def test_upper_case_is_kept_where_the_vocabulary_has_any(
+    tmp_path: Path, tokens: list[str], expected: list[int]
+) -> None:
+    words = load_tokenizer(str(write(tmp_path / "v.txt", [*SPECIAL, *tokens])), None)
+    assert words("M m").input_ids[1:-1] == expected
+
+
+def test_a_tokenizer_file_gets_its_special_tokens_roles(vocabulary: Path) -> None:
+    load_tokenizer(str(vocabulary), None).save_pretrained(vocabulary.parent / "t")
+    path = vocabulary.parent / "t" / "tokenizer.json"
+    words = load_tokenizer(str(path), None)
+    assert (words.pad_token, words.unk_token, words.cls_token, words.sep_token) == ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+    assert words("the cat", padding="max_length", max_length=6).input_ids == [2, 5, 6, 3, 0, 0]
+    assert Tokenizer.from_file(str(path)).get_vocab_size() == len(words) == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("none.txt", None, "There is no tokenizer file"),
+        ("none.json", None, "There is no tokenizer file"),
+        ("cut.json", b"{", "The tokenizer 'cut.json' could not be loaded"),
+        ("empty.json", b"{}", "The tokenizer 'empty.json' could not be loaded"),
+        ("bytes.txt", b"\xff\xfe\x00", "The tokenizer 'bytes.txt' could not be loaded"),
+        ("empty.txt", b"", "holds no [UNK]"),
+        ("no-such/words", None, "The tokenizer 'no-such/words' could not be loaded"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_read_is_one_sentence(
+    tmp_path: Path, name: str, content: bytes | None, words: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ModelError) as error:
+        load_tokenizer(name, tmp_path)
+    assert words in sentence(error)
+
+
+# students from layers
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layers", [[1, 3], [3], [2, 2, 1], [-1, -3]])
+def test_a_student_starts_as_exactly_the_layers_named(vocabulary: Path, kind: str, layers: list[int]) -> None:
+    teacher = make(vocabulary, kind)
+    student = student_from_layers(teacher, layers, task(), {})
+    theirs, mine = state(teacher), state(student)
+    pre = next(name for name in theirs if name.split(".")[-2:] and ".0." in name).split("0.")[0]
+    assert student.module.config.num_hidden_layers == len(layers)
+    assert len({name[len(pre) :].split(".")[0] for name in mine if name.startswith(pre)}) == len(layers)
+    for name, value in mine.items():
+        source = name
+        if name.startswith(pre):
+            number, rest = name[len(pre) :].split(".", 1)
+            wanted = layers[int(number)]
+            source = f"{pre}{wanted - 1 if wanted > 0 else 3 + wanted}.{rest}"
+        assert torch.equal(value, theirs[source]), (name, source)
+    assert student.tokenizer is teacher.tokenizer
+
+
+def test_all_layers_give_the_teacher_again_and_a_copy_of_it(vocabulary: Path) -> None:
+    teacher = make(vocabulary)
+    teacher.module.eval()
+    student = student_from_layers(teacher, [1, 2, 3], task(), {})
+    student.module.eval()
+    inputs = teacher.tokenizer("the cat sat", return_tensors="pt")
+    assert torch.equal(student.module(**inputs).logits, teacher.module(**inputs).logits)
+    ours, theirs = (model.module.get_input_embeddings().weight for model in (student, teacher))  # type: ignore[operator]
+    assert ours.data_ptr() != theirs.data_ptr()
+
+
+def test_settings_that_are_not_shapes_may_change(vocabulary: Path) -> None:
+    student = student_from_layers(make(vocabulary), [1], task(), {"hidden_dropout_prob": 0.25})
+    assert student.module.config.hidden_dropout_prob == 0.25
+
+
+def test_kinds_of_layers_go_along_with_the_layers(vocabulary: Path) -> None:
+    kinds = ["full_attention", "sliding_attention", "full_attention"]
+    teacher = make(vocabulary, "qwen2", layer_types=kinds, use_sliding_window=True, sliding_window=4)
+    student = student_from_layers(teacher, [2, 3], task(), {})
+    assert student.module.config.layer_types == kinds[1:]
+
+
+@pytest.mark.parametrize("layer", [0, 4, -4])
+def test_a_layer_that_the_teacher_has_not_is_a_sentence(vocabulary: Path, layer: int) -> None:
+    with pytest.raises(ModelError, match=f"^Layer {layer} of the teacher is asked for, but it has layers 1 to 3.$"):
+        student_from_layers(make(vocabulary), [1, layer], task(), {})
+
+
+def test_other_shapes_are_refused_by_name_and_size(vocabulary: Path) -> None:
+    with pytest.raises(ModelError) as error:
+        student_from_layers(make(vocabulary), [1], task(), {"hidden_size": 16})
+    assert "cannot have another shape: bert.embeddings.word_embeddings.weight is [10, 32] in the teacher" in str(
+        error.value
+    )
+
+
+def test_a_misspelt_change_is_a_sentence(vocabulary: Path) -> None:
+    with pytest.raises(ModelError, match="has no 'hidden_droput_prob'. Did you mean 'hidden_dropout_prob'?"):
+        student_from_layers(make(vocabulary), [1], task(), {"hidden_droput_prob": 0.0})
+
+
+def test_layers_that_share_their_weights_cannot_be_picked(vocabulary: Path) -> None:
+    config = {**NARROW, "model_type": "albert"}
+    teacher = from_config(config, load_tokenizer(str(vocabulary), None), task())
+    with pytest.raises(ModelError, match="AlbertForSequenceClassification share their weights"):
+        student_from_layers(teacher, [1], task(), {})
+
+
+def test_layers_that_are_not_alike_are_a_sentence(vocabulary: Path) -> None:
+    """ModernBERT's first layer has no norm before its attention, so another layer cannot take its place."""
+    words = load_tokenizer(str(vocabulary), None)
+    special = {"cls_token_id": 2, "bos_token_id": 2, "sep_token_id": 3, "eos_token_id": 3}
+    teacher = from_config({**SMALL, "model_type": "modernbert", **special}, words, task())
+    student = student_from_layers(teacher, [1, 3], task(), {})
+    assert torch.equal(state(student)["model.layers.1.mlp.Wi.weight"], state(teacher)["model.layers.2.mlp.Wi.weight"])
+    with pytest.raises(ModelError, match=r"as the teacher's layers \[2, 3\]: model\.layers\.0\.attn_norm\.weight is"):
+        student_from_layers(teacher, [2, 3], task(), {})
