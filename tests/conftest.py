@@ -13,7 +13,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
 
-from tests.tiny import recipe, write_data
+from potstill.testing.tiny import recipe, write_data
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -26,11 +26,11 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with tiny training data; see `tests.tiny`."""
+    """A folder with tiny training data; see `potstill.testing.tiny`."""
     return write_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture
 def tiny(data: Path) -> dict[str, Any]:
     """The tables of a recipe that runs in a second: a 2-layer teacher, a 1-layer student."""
-    return recipe()
+    return recipe("hinton")

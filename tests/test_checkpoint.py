@@ -244,7 +244,7 @@ def test_a_checkpoint_of_the_same_update_is_replaced(tmp_path: Path) -> None:
 
 def test_half_written_folders_are_passed_over_and_swept(tmp_path: Path) -> None:
     whole = save(tmp_path, 10, {"update": 10})
-    draft = tmp_path / ".update-00000020.4711.tmp"
+    draft = tmp_path / f".update-00000020.{2**30}.tmp"
     shutil.copytree(whole, draft)
     (draft / "state.json").unlink()
     assert newest(tmp_path) == ({"update": 10}, [])

@@ -25,7 +25,7 @@ from potstill.runner import expanded
 from potstill.shares import shares
 from potstill.stage import Stage
 from potstill.step import Step
-from tests.tiny import recipe, student_only
+from potstill.testing.tiny import recipe, student_only
 
 
 def stage_of(tables: dict[str, Any], data: Path, folder: Path) -> Stage:

@@ -9,7 +9,11 @@ import pytest
 from potstill.files import file_hash, new_folder, read_json, sweep_drafts, text_hash, write_json, write_text
 from potstill.records import JsonLines, Sums
 
-as_root = pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
+not_as_root = pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
+
+
+GONE = 2**30
+"""The number of a process that cannot be."""
 
 
 def names(folder: Path) -> list[str]:
@@ -75,9 +79,14 @@ def test_a_block_that_raises_changes_nothing(tmp_path: Path, error: type[BaseExc
     if there:
         with new_folder(path) as draft:
             (draft / "weights").write_text("old")
-    with pytest.raises(error), new_folder(path) as draft:
-        (draft / "weights").write_text("new")
-        raise error
+
+    def broken() -> None:
+        with new_folder(path) as draft:
+            (draft / "weights").write_text("new")
+            raise error
+
+    with pytest.raises(error):
+        broken()
     assert names(tmp_path) == (["model"] if there else [])
     if there:
         assert (path / "weights").read_text() == "old"
@@ -93,10 +102,10 @@ def test_replacing_a_folder_leaves_nothing_of_the_old_one(tmp_path: Path) -> Non
 
 
 def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
-    (tmp_path / ".model.12.tmp").mkdir()
-    (tmp_path / ".model.12.tmp" / "weights").write_text("half")
-    (tmp_path / ".note.txt.12.tmp").write_text("half")
-    (tmp_path / ".model.12.old").mkdir()
+    (tmp_path / f".model.{GONE}.tmp").mkdir()
+    (tmp_path / f".model.{GONE}.tmp" / "weights").write_text("half")
+    (tmp_path / f".note.txt.{GONE}.tmp").write_text("half")
+    (tmp_path / f".model.{GONE}.old").mkdir()
     for name in ("model", "other.tmp", ".hidden"):
         (tmp_path / name).mkdir()
     sweep_drafts(tmp_path)
@@ -107,11 +116,19 @@ def test_a_kill_between_moving_aside_and_replacing_gives_the_old_folder_back(tmp
     path = tmp_path / "update-00000010"
     with new_folder(path) as draft:
         (draft / "weights").write_text("old")
-    path.rename(tmp_path / ".update-00000010.12.old")
-    (tmp_path / ".update-00000010.12.tmp").mkdir()
+    path.rename(tmp_path / f".update-00000010.{GONE}.old")
+    (tmp_path / f".update-00000010.{GONE}.tmp").mkdir()
     sweep_drafts(tmp_path)
     assert names(tmp_path) == ["update-00000010"]
     assert (path / "weights").read_text() == "old"
+
+
+def test_what_a_process_is_still_writing_is_left_to_it(tmp_path: Path) -> None:
+    writing = [f".model.{os.getppid()}.{end}" for end in ("old", "tmp")]
+    for name in writing:
+        (tmp_path / name).mkdir()
+    sweep_drafts(tmp_path)
+    assert names(tmp_path) == writing
 
 
 def test_sweeping_where_nothing_is_does_nothing(tmp_path: Path) -> None:
@@ -119,7 +136,7 @@ def test_sweeping_where_nothing_is_does_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-@as_root
+@not_as_root
 def test_a_folder_that_may_not_be_written_is_an_error_and_stays(tmp_path: Path) -> None:
     write_text(tmp_path / "note.txt", "old")
     tmp_path.chmod(0o500)

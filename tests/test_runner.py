@@ -16,7 +16,6 @@ import pytest
 import tomli_w
 import torch
 from datasets import load_dataset
-from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import potstill
@@ -24,7 +23,8 @@ from potstill.errors import DataError, Interrupted, RecipeError, TrainingError, 
 from potstill.plugin import LossTerm, Plugin, hookimpl
 from potstill.progress import Progress
 from potstill.sweep import sweep
-from tests.tiny import recipe, student_only, write_data
+from potstill.testing import assert_same_weights, weights
+from potstill.testing.tiny import recipe, student_only, write_data
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,16 +35,6 @@ class Notes(Progress):
 
     def note(self, text: str) -> None:
         self.lines.append(text)
-
-
-def weights(folder: Path, stage: str) -> dict[str, torch.Tensor]:
-    return load_file(next(folder.glob(f"stages/*-{stage}")) / "best/model.safetensors")
-
-
-def assert_same_weights(one: Path, other: Path, stage: str) -> None:
-    theirs = weights(other, stage)
-    for name, value in weights(one, stage).items():
-        torch.testing.assert_close(theirs[name], value, rtol=0, atol=0)
 
 
 def test_a_run_leaves_a_folder_that_transformers_can_load(tiny: dict[str, Any], data: Path, tmp_path: Path) -> None:
@@ -289,7 +279,7 @@ def test_sigterm_from_outside_ends_the_command_with_a_sentence(data: Path, tmp_p
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks of one process")
 def test_runs_killed_at_ten_random_moments_end_bit_identical(data: Path, tmp_path: Path) -> None:
-    tables = recipe()
+    tables = recipe("hinton")
     for stage in tables["stage"]:
         stage.update(checkpoint_every=3, epochs=2)
     tables["stage"][1].update(plugins=["hinton", "accumulate"], accumulate={"batches": 3})

@@ -17,7 +17,7 @@ from potstill.data.encode import encode, tokenizer_key
 from potstill.data.examples import Examples, forget_labels
 from potstill.data.source import Source, open_source
 from potstill.errors import Interrupted, ModelError
-from potstill.files import text_hash
+from potstill.files import sweep_drafts, text_hash
 from potstill.progress import Progress
 from potstill.ranks import Ranks
 from potstill.recipe import Recipe
@@ -93,6 +93,7 @@ class Context:
         self.handed_on: dict[str, Path] = {}
         self._sources: dict[str, Source | None] = {}
         self._examples: dict[tuple[str, int, int], Examples] = {}
+        sweep_drafts(cache_folder())
         self.task: Task = load_task(recipe.task, self._label_names())
 
     def path(self, spec: str) -> Path:

@@ -16,11 +16,12 @@ from potstill import checkpoint
 from potstill.batch import Batch
 from potstill.data.examples import Examples
 from potstill.data.random import RowRandom
-from potstill.errors import DataError, PluginError, TrainingError
+from potstill.errors import DataError, PluginError, RecipeError, TrainingError
 from potstill.evaluate import evaluate
 from potstill.files import new_folder
 from potstill.progress import Bar
 from potstill.records import JsonLines, Sums
+from potstill.schedule import warmup_updates
 from potstill.shares import Shares, shares
 from potstill.stage import Stage
 from potstill.step import Step, Update
@@ -63,6 +64,10 @@ class Engine:
         self._counted: dict[str, int] = {}
         self._groups = stage.batches(self.train_rows.lengths, 0)
         stage.total_updates = stage.plan.updates or math.ceil((stage.plan.epochs or 0) * len(self._groups))
+        if warmup_updates(stage.plan.warmup, stage.total_updates) > stage.total_updates:
+            raise RecipeError(
+                f"The stage '{stage.plan.name}' has {stage.total_updates} updates and a warm-up of {stage.plan.warmup}."
+            )
         self._metric = stage.plan.metric or stage.task.metric
         stage.task.checked_metric(self._metric)
 

@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 
 def write_text(path: Path, text: str) -> None:
     """Replaces a file in one step; a kill leaves the old one or the new one."""
@@ -68,14 +70,24 @@ def sweep_drafts(folder: Path) -> None:
     A folder that was moved aside and not yet replaced takes its name back.
     """
     for path in folder.glob(".*.tmp"):
+        if _being_written(path):
+            continue
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     for path in folder.glob(".*.old"):
+        if _being_written(path):
+            continue
         name = path.name[1:].rsplit(".", 2)[0]
         if (folder / name).exists():
             shutil.rmtree(path, ignore_errors=True)
         else:
             with suppress(OSError):  # another rank was faster
                 path.rename(folder / name)
+
+
+def _being_written(draft: Path) -> bool:
+    """Whether the process that a draft's name tells is another one and still alive."""
+    process = draft.name.split(".")[-2]
+    return process.isdecimal() and int(process) != os.getpid() and psutil.pid_exists(int(process))
 
 
 def sync_folder(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -56,12 +57,12 @@ def adamw(groups: Groups, plan: StagePlan) -> Optimizer:
 
 
 def clip_norm(limit: float | None) -> Clip:
-    """Scales the gradients so that their global norm is at most `limit`; None only measures it."""
+    """Scales the gradients so that their global norm is at most `limit`; None and 0 only measure it."""
 
     def clip(parameters: list[Tensor]) -> Tensor:
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        if limit is not None:
+        if limit:
             nn.utils.clip_grads_with_norm_(parameters, limit, norm)
         return norm
 
@@ -94,7 +95,7 @@ class Precision:
         Raises:
             TrainingError: the gradients are not finite.
         """
-        if not torch.isfinite(torch.tensor(norm)):
+        if not math.isfinite(norm):
             raise TrainingError(f"the norm of the gradients is {norm}, although every loss term is finite")
         optimizer.step()
         return True

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 
 _BUCKET = 2**24
@@ -18,7 +19,8 @@ class Ranks:
     """This process among all of a run, as `accelerate launch` started it; alone without it."""
 
     def __init__(self) -> None:
-        state = PartialState()
+        # accelerate joins processes on CPUs only where it is told that there is nothing else.
+        state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
         self.rank: int = state.process_index
         self.world: int = state.num_processes
         self.device: torch.device = state.device

@@ -6,6 +6,7 @@ import fcntl
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,6 @@ from potstill.recipe import Recipe, difference, dump, load
 
 if TYPE_CHECKING:
     from potstill.models import Model
-    from potstill.runner import Result
 
 
 class RunFolder:
@@ -61,7 +61,8 @@ class RunFolder:
             if differences:
                 raise RecipeError(
                     f"The folder {self.path} holds a run of another recipe ({'; '.join(differences[:3])}"
-                    f"{'; …' if len(differences) > 3 else ''}); give another --folder or --name."
+                    f"{'; …' if len(differences) > 3 else ''}); give another --folder or --name, "
+                    "or --fresh to begin anew."
                 )
             return
         if not _first_rank():
@@ -100,14 +101,6 @@ class RunFolder:
         """The folders of finished stages, in order."""
         return sorted(path.parent for path in self.path.glob("stages/*/result.json"))
 
-    def result(self) -> Result:
-        """What the finished run left."""
-        from potstill.runner import Result
-
-        facts = read_json(self.path / "result.json")
-        stages = {result["stage"]: result for result in (read_json(path / "result.json") for path in self.stages())}
-        return Result(self.path, stages[facts["student"]]["metrics"], stages, facts["export"])
-
 
 def environment() -> dict[str, Any]:
     """Versions and machine, as recorded with a run."""
@@ -120,8 +113,9 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "versions": {name: found for name in names if (found := _version(name))},
         "plugins": plugins,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})",
         "threads": torch.get_num_threads(),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
 
 

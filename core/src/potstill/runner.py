@@ -14,7 +14,7 @@ from potstill import loader
 from potstill.context import Context
 from potstill.errors import RecipeError, UserError
 from potstill.exporting import export_student, outside_teacher, publish
-from potstill.files import write_json
+from potstill.files import read_json, write_json
 from potstill.models import Model, load_model
 from potstill.progress import Progress
 from potstill.quiet import quiet_libraries
@@ -117,7 +117,7 @@ def _run(context: Context, place: RunFolder, reuse: Sequence[RunFolder]) -> Resu
     last = students[-1] if students else list(results.values())[-1]
     if not context.ranks.main:
         context.ranks.wait()
-        return place.result()
+        return _result(place)
     if not place.finished:
         publish(context, last, place.path / "model")
         teacher = outside_teacher(context, results)
@@ -136,7 +136,13 @@ def _run(context: Context, place: RunFolder, reuse: Sequence[RunFolder]) -> Resu
         )
         _write_report(place)
     context.ranks.wait()
-    return place.result()
+    return _result(place)
+
+
+def _result(place: RunFolder) -> Result:
+    facts = read_json(place.path / "result.json")
+    stages = {result["stage"]: result for result in (read_json(path / "result.json") for path in place.stages())}
+    return Result(place.path, stages[facts["student"]]["metrics"], stages, facts["export"])
 
 
 def _write_report(place: RunFolder) -> None:

@@ -167,5 +167,7 @@ class Step:
             return None
         loss = torch.stack(parts).sum() if len(parts) > 1 else parts[0]
         if not loss.requires_grad:
-            raise TrainingError(f"The loss ({', '.join(terms)}) does not depend on what is trained: it has no gradient.")
+            raise TrainingError(
+                f"The loss ({', '.join(terms)}) does not depend on what is trained: it has no gradient."
+            )
         return loss

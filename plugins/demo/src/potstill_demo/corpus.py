@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from potstill.errors import DataError
-
 from potstill_demo.subjects import subject_of
 
 SHARES = {"validation": 0.10, "test": 0.15}
@@ -76,7 +75,7 @@ def paragraphs(library: Path) -> list[Paragraph]:
 
 
 def split(found: list[Paragraph]) -> dict[str, list[Paragraph]]:
-    """"train", "validation" and "test", by top-level definition.
+    """ "train", "validation" and "test", by top-level definition.
 
     The definitions of a subject are taken in the order of a hash of their names, so the result is the same on every
     machine with this library. A definition that is larger than what a side still lacks goes to a later side: the few
@@ -97,8 +96,11 @@ def split(found: list[Paragraph]) -> dict[str, list[Paragraph]]:
     return {side: sorted(rows, key=lambda row: _hash((row.text,))) for side, rows in sides.items()}
 
 
-def write(folder: Path, library: Path | None = None) -> dict[str, int]:
-    """Writes train.parquet, validation.parquet, test.parquet and labels.txt; returns the rows of each side."""
+def write(folder: Path, library: Path | None = None) -> tuple[dict[str, int], list[str]]:
+    """Writes train.parquet, validation.parquet, test.parquet and labels.txt.
+
+    Returns: the number of rows of each side, and the texts for training.
+    """
     import pyarrow
     import pyarrow.parquet
 
@@ -109,7 +111,7 @@ def write(folder: Path, library: Path | None = None) -> dict[str, int]:
         pyarrow.parquet.write_table(pyarrow.table(columns), folder / f"{side}.parquet")
     labels = sorted({row.label for row in sides["train"]})
     (folder / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
-    return {side: len(rows) for side, rows in sides.items()}
+    return {side: len(rows) for side, rows in sides.items()}, [row.text for row in sides["train"]]
 
 
 def _hash(parts: tuple[str, ...]) -> str:

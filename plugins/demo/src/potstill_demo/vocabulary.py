@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+SIZE = 6000
+"""Of the demo's vocabulary, in word pieces."""
 
 
 def train(texts: Iterable[str], size: int, file: Path) -> int:
@@ -28,5 +30,7 @@ def train(texts: Iterable[str], size: int, file: Path) -> int:
     )
     tokenizer.train_from_iterator(texts, trainer)
     vocabulary = tokenizer.get_vocab()
-    file.write_text("\n".join(sorted(vocabulary, key=vocabulary.__getitem__)) + "\n", encoding="utf-8")
+    draft = file.with_suffix(".draft")
+    draft.write_text("\n".join(sorted(vocabulary, key=vocabulary.__getitem__)) + "\n", encoding="utf-8")
+    draft.replace(file)
     return len(vocabulary)

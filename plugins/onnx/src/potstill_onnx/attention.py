@@ -14,23 +14,21 @@ from transformers.masking_utils import eager_mask
 from potstill.errors import ModelError
 from potstill_onnx.config import Kind
 
+NODE = "MultiHeadAttention"
+"""The fused operator, of the domain com.microsoft."""
 _FUSED = "potstill_onnx_fused"
 
 
 @contextmanager
-def attention(module: nn.Module, kind: Kind) -> Iterator[None]:
+def attention(module: Any, kind: Kind) -> Iterator[None]:
     """Lets a model export its attention as `kind` within the block, and as before after it.
 
     Plain is the "eager" attention of transformers: its graph is smaller than that of SDPA and runs faster in
     ONNX Runtime, in INT8 most of all. A model whose attention cannot be chosen, or that has none, stays as it is.
-
-    Raises: ModelError for "fused" where the model's attention cannot be chosen.
     """
     config = getattr(module, "config", None)
     before = getattr(config, "_attn_implementation", None)
     if before is None or not _chooses(module):
-        if kind == "fused":
-            raise ModelError(f"A {type(module).__name__} has no attention that can be fused; use attention = 'plain'.")
         yield
         return
     if kind == "fused":
@@ -69,7 +67,7 @@ def fused(
         )
     flat = [item.transpose(1, 2).reshape(batch, item.shape[2], heads * width) for item in (query, key, value)]
     mixed = torch.onnx.ops.symbolic(
-        "com.microsoft::MultiHeadAttention",
+        f"com.microsoft::{NODE}",
         [*flat, None, None, attention_mask],
         {"num_heads": heads, "scale": float(width**-0.5 if scaling is None else scaling)},
         dtype=query.dtype,
@@ -79,6 +77,6 @@ def fused(
     return mixed.reshape(batch, length, heads, width), None
 
 
-def _chooses(module: nn.Module) -> bool:
+def _chooses(module: Any) -> bool:
     can = getattr(module, "_can_set_attn_implementation", None)
     return bool(can and can())

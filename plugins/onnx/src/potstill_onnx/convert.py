@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from potstill.errors import PotstillError
+from potstill.errors import ModelError, PotstillError
 from potstill.timing.runtimes import VOCABULARY_KEY
-from potstill_onnx.attention import attention
+from potstill_onnx.attention import NODE, attention
 from potstill_onnx.config import Kind
 from potstill_onnx.inputs import input_names, made_up, vocabulary_of
 
@@ -49,7 +49,9 @@ def convert(
         kind: how attention is written.
 
     Returns: the files written.
-    Raises: PotstillError where the exporter gives up.
+    Raises:
+        PotstillError: the exporter gives up.
+        ModelError: "fused" attention of a model that has none, or whose attention cannot be exchanged.
     """
     names = input_names(module, inputs)
     length = max(2, min(TOKENS, max_length))
@@ -73,6 +75,8 @@ def convert(
         except Exception as error:
             raise PotstillError(f"A {type(module).__name__} could not be exported to ONNX: {_cause(error)}") from error
         assert program is not None
+        if kind == "fused" and not any(node.op_type == NODE for node in program.model.graph.all_nodes()):
+            raise ModelError(f"A {type(module).__name__} has no attention that can be fused; use attention = 'plain'.")
         return _save(program, module, path)
 
 

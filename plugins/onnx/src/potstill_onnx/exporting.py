@@ -144,8 +144,7 @@ class Exporter:
 
 
 def _worst(exported: Exported) -> float:
-    cases: list[float] = [case["max_difference"] for case in exported.parity["grid"]]
-    return max(exported.parity["max_difference"], *cases)
+    return max(float(part["max_difference"]) for part in (exported.parity, *exported.parity["grid"]))
 
 
 def _nothing() -> dict[str, Tensor]:

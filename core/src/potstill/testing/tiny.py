@@ -22,16 +22,22 @@ def sentence(draw: random.Random, subject: str) -> str:
 
 
 def write_data(folder: Path, train: int = 96, validation: int = 40, seed: int = 7) -> Path:
-    """train.csv, validation.csv and vocab.txt; every tenth training row has no label."""
+    """Writes train.csv, validation.csv and vocab.txt, and returns the folder.
+
+    Columns: "text", "label" (its subject; every tenth training row has none), "other" (a second sentence),
+    "score" (from 0 to 1, how much of `other` is of the same subject).
+    """
     draw = random.Random(seed)
     for name, rows in (("train", train), ("validation", validation)):
         with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(["text", "label"])
+            writer.writerow(["text", "label", "other", "score"])
             for row in range(rows):
                 subject = draw.choice(list(SUBJECTS))
                 label = "" if name == "train" and row % 10 == 9 else subject
-                writer.writerow([sentence(draw, subject), label])
+                other = sentence(draw, draw.choice(list(SUBJECTS)))
+                same = [word in SUBJECTS[subject] for word in other.split()]
+                writer.writerow([sentence(draw, subject), label, other, sum(same) / len(same)])
     words = [
         "[PAD]",
         "[UNK]",
@@ -58,8 +64,13 @@ def bert(layers: int = 1, hidden: int = 32, **more: Any) -> dict[str, Any]:
     }
 
 
-def recipe(**more: Any) -> dict[str, Any]:
-    """A teacher stage and a distilling student stage."""
+def recipe(*plugins: str, **more: Any) -> dict[str, Any]:
+    """A stage that trains a 2-layer teacher, and one that trains a 1-layer student with `plugins`.
+
+    Args:
+        plugins: of the student's stage "distil"; their options are added to `tables["stage"][1]`.
+        more: tables that replace these.
+    """
     return {
         "name": "tiny",
         "seed": 3,
@@ -78,12 +89,11 @@ def recipe(**more: Any) -> dict[str, Any]:
             },
             {
                 "name": "distil",
-                "plugins": ["hinton"],
+                "plugins": list(plugins),
                 "epochs": 2,
                 "learning_rate": 2e-3,
                 "batch_size": 8,
                 "log_every": 5,
-                "hinton": {"temperature": 2.0},
             },
         ],
         **more,
