@@ -12,12 +12,14 @@ import torch
 import potstill
 from potstill.context import Context
 from potstill.engine import Engine
+from potstill.models import from_config
 from potstill.progress import Progress
 from potstill.recipe import parse
 from potstill.runner import expanded
 from potstill.stage import Stage
 from potstill.testing import assert_resumes_exactly
 from potstill.testing.tiny import bert, recipe
+from potstill.tokenizers import load_tokenizer
 
 CHARACTERS = ["<PAD>", "<UNK>", " ", *"abcdefghijklmnopqrstuvwxyz"]
 
@@ -55,8 +57,6 @@ def test_rows_read_by_two_tokenizers_stay_the_same_rows(
     two_tokenizers["stage"] = [{"name": "distil", "plugins": ["hinton"], "teacher": "fresh", "student": "fresh"}]
     plan = expanded(parse(two_tokenizers))
     context = Context(plan, tmp_path, data, progress=Progress())
-    from potstill.models import from_config, load_tokenizer
-
     words = load_tokenizer("vocab.txt", data)
     context.given["teacher"] = from_config(two_tokenizers["teacher"]["config"], words, context.task)
     context.given["teacher"].fresh = ()

@@ -16,13 +16,13 @@ from potstill.models import (
     from_config,
     from_recipe,
     load_model,
-    load_tokenizer,
     read_card,
     student_from_layers,
     task_of,
 )
 from potstill.recipe import ModelConfig, TaskConfig
 from potstill.tasks import Task, load_task
+from potstill.tokenizers import load_tokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [*SPECIAL, "the", "cat", "sat", "##s", "mat"]

@@ -13,7 +13,7 @@ from rich.console import Console
 import potstill.cli
 from potstill.errors import UserError
 from potstill.report.curves import loss_curves, metric_curves, quality_picture
-from potstill.report.folder import RunFolder
+from potstill.report.folder import RecordedRun
 from potstill.report.html import duration, tree, write_report
 from potstill.report.table import cell, columns_of, headline, markdown, model_rows, print_table
 from tests.fabricated import EXPORTS, make_run
@@ -107,7 +107,7 @@ def test_markdown_is_a_table_with_numbers_to_the_right(run: Path):
 
 
 def test_curves_hold_the_logged_numbers(run: Path):
-    distil = RunFolder(run).stages[1]
+    distil = RecordedRun(run).stages[1]
     losses = loss_curves(distil)
     assert [line.name for line in losses.data] == ["loss", "hinton.soft", "hinton.hard"]
     assert losses.data[0].x[:2] == (50, 100)
@@ -153,7 +153,7 @@ def test_the_report_loads_nothing_from_elsewhere(run: Path):
 
 def test_only_files_of_export_plugins_count_as_facts(run: Path):
     (run / "export" / "config.json").write_text('{"vocab_size": 30522}')
-    assert list(RunFolder(run).exports) == ["onnx"]
+    assert list(RecordedRun(run).exports) == ["onnx"]
     assert "30522" not in text_of(write_report(run))
 
 
@@ -190,7 +190,7 @@ def test_a_metrics_line_that_a_kill_cut_off_is_left_out(run: Path):
     path = run / "stages" / "01-teacher" / "metrics.jsonl"
     with path.open("a") as file:
         file.write('{"update": 550, "lo')
-    folder = RunFolder(run)
+    folder = RecordedRun(run)
     assert folder.stages[0].losses[-1]["update"] == 500
     assert folder.missing == ["stages/01-teacher/metrics.jsonl, line 13, cannot be read and is left out."]
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,19 +15,17 @@ from torch import Tensor, nn
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
-    AutoTokenizer,
-    BertTokenizer,
     PretrainedConfig,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 
-from potstill.discovery import installed
 from potstill.errors import ModelError, did_you_mean
 from potstill.files import read_json
 from potstill.layers import Layers
+from potstill.places import find_place, first_line, read_config, register_kind
 from potstill.recipe import ModelConfig, TaskConfig
 from potstill.tasks import Task, load_task
+from potstill.tokenizers import load_tokenizer
 
 CARD = "potstill.json"
 """Beside a saved student: its task, labels and columns."""
@@ -59,7 +56,7 @@ def from_recipe(spec: ModelConfig, task: Task, root: Path, teacher: Model | None
         teacher: where the layers of `layers` come from, and the tokenizer where the table names none.
     """
     if spec.model is not None:
-        return load_model(_place(spec.model, root), task, spec.tokenizer, root, trust=spec.trust_remote_code)
+        return load_model(find_place(spec.model, root), task, spec.tokenizer, root, trust=spec.trust_remote_code)
     if spec.layers is not None:
         if teacher is None:
             raise ModelError(
@@ -91,7 +88,7 @@ def from_config(config: dict[str, Any], tokenizer: PreTrainedTokenizerBase, task
         made = AutoConfig.for_model(kind, **settings)
         module = _auto(task).from_config(made)
     except (ValueError, KeyError, TypeError, StrictDataclassError) as error:
-        raise ModelError(f"The config of a '{kind}' model cannot be used: {_line(error)}") from error
+        raise ModelError(f"The config of a '{kind}' model cannot be used: {first_line(error)}") from error
     return Model(module, tokenizer, fresh=tuple(name for name, _ in module.named_parameters()))
 
 
@@ -160,14 +157,14 @@ def task_of(folder: Path) -> Task:
     """The task of a saved model: from its card, else text classification with the labels of its config.json."""
     config = TaskConfig.model_validate(read_card(folder).get("task", {}))
     if config.labels is None and (folder / "config.json").is_file():
-        config = config.model_copy(update={"labels": list(_labels(_read_config(folder)).values())})
+        config = config.model_copy(update={"labels": list(_labels(read_config(folder)).values())})
     return load_task(config, config.labels if isinstance(config.labels, list) else None)
 
 
 def _head(folder: Path, task: Task) -> dict[str, Any]:
     """The head's settings, after a check that a folder's own labels are the task's."""
     head = task.head()
-    config = _read_config(folder)
+    config = read_config(folder)
     kind = task.auto_class.removeprefix("AutoModel")
     trained = (config.get("architectures") or [""])[0].endswith(kind)
     names, wanted = list(_labels(config).values()), list(head.get("id2label", {}).values())
@@ -189,15 +186,6 @@ def _labels(config: dict[str, Any]) -> dict[str, str]:
     return {key: names[key] for key in sorted(names, key=int)}
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    """A model folder's config.json; {} where there is none."""
-    path = folder / "config.json"
-    try:
-        return cast(dict[str, Any], read_json(path)) if path.is_file() else {}
-    except ValueError as error:
-        raise ModelError(f"{path} is not JSON: {_line(error)}.") from error
-
-
 def _check_folder(folder: Path) -> None:
     config = folder / "config.json"
     if not config.is_file():
@@ -210,95 +198,17 @@ def _check_folder(folder: Path) -> None:
                 "save the model again with save_pretrained, which writes model.safetensors."
             )
         raise ModelError(f"The folder {folder} holds no model.safetensors.")
-    register_kind(_read_config(folder).get("model_type", ""))
-
-
-def register_kind(kind: str) -> None:
-    """Imports the module that an installed plugin offers for a model type transformers does not know."""
-    for found in installed("potstill.models"):
-        if found.name == kind:
-            import_module(found.value)
+    register_kind(read_config(folder).get("model_type", ""))
 
 
 def _why_not(place: str, error: Exception) -> str:
     if "trust_remote_code" in str(error):
         return f"The model '{place}' needs code of its own; set trust_remote_code = true in its table if you trust it."
     if not Path(place).exists() and isinstance(error, OSError):
-        return f"The model '{place}' is neither a folder here nor could it be fetched from the hub: {_line(error)}"
+        return f"The model '{place}' is neither a folder here nor could it be fetched from the hub: {first_line(error)}"
     if "mismatched_sizes" in str(error):
         return f"The model '{place}' has weights of another shape than its config.json and this task ask for."
-    return f"The model '{place}' could not be loaded: {_line(error)}"
-
-
-def _line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    line = " ".join(map(str.strip, lines[:2])) if lines[0].endswith(":") else lines[0]
-    return line.strip("'\" ")
-
-
-def load_tokenizer(spec: str, root: Path | None, *, trust: bool = False) -> PreTrainedTokenizerBase:
-    """A tokenizer from a hub id, a folder, a `tokenizer.json`, or a WordPiece vocabulary of one token a line.
-
-    Raises:
-        ModelError: nothing there, or what is there is no tokenizer.
-    """
-    place = _place(spec, root)
-    path = Path(place)
-    if path.suffix in (".txt", ".json") and not path.is_file():
-        raise ModelError(f"There is no tokenizer file {path}.")
-    if path.is_dir():
-        register_kind(_read_config(path).get("model_type", ""))
-    try:
-        if path.suffix == ".txt":
-            return _wordpiece(path)
-        if path.suffix == ".json":
-            return _from_json(path)
-        tokenizer = AutoTokenizer.from_pretrained(str(place), trust_remote_code=trust)
-    except ModelError:
-        raise
-    except Exception as error:  # the tokenizers library raises no class of its own
-        raise ModelError(f"The tokenizer '{spec}' could not be loaded: {_line(error)}") from error
-    # transformers makes a tokenizer without words where only a config.json is there.
-    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
-        raise ModelError(f"There is no tokenizer in '{spec}': no vocabulary, only special tokens.")
-    return cast(PreTrainedTokenizerBase, tokenizer)
-
-
-def _wordpiece(path: Path) -> PreTrainedTokenizerBase:
-    """BERT's tokenizer over a vocabulary file; a token's number is its line. Spaces belong to the token.
-
-    Upper case is kept where the vocabulary has any.
-    """
-    tokens = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
-    numbers: dict[str, int] = {}
-    for number, token in enumerate(tokens):
-        if token in numbers:
-            # The second line would leave a hole, and a special token added later would take a number twice.
-            raise ModelError(f"{path} holds '{token}' twice, on the lines {numbers[token] + 1} and {number + 1}.")
-        numbers[token] = number
-    roles = _roles(numbers)
-    if "unk_token" not in roles:
-        raise ModelError(f"{path} holds no [UNK], which stands for what a WordPiece vocabulary does not know.")
-    cased = any(token != token.lower() and not token.startswith(("[", "<")) for token in tokens)
-    return BertTokenizer(vocab=numbers, do_lower_case=not cased, **roles)
-
-
-def _from_json(path: Path) -> PreTrainedTokenizerBase:
-    known = {token["content"] for token in read_json(path).get("added_tokens", [])}
-    return PreTrainedTokenizerFast(tokenizer_file=str(path), **_roles(known))  # type: ignore[no-untyped-call]
-
-
-def _roles(known: Collection[str]) -> dict[str, Any]:
-    """The roles of the special tokens that a bare vocabulary holds but does not assign."""
-    names = {
-        "pad_token": ("[PAD]", "<pad>", "<PAD>"),
-        "unk_token": ("[UNK]", "<unk>", "<UNK>"),
-        "cls_token": ("[CLS]", "<s>"),
-        "sep_token": ("[SEP]", "</s>"),
-        "mask_token": ("[MASK]", "<mask>"),
-    }
-    found = {role: [token for token in tokens if token in known] for role, tokens in names.items()}
-    return {role: tokens[0] for role, tokens in found.items() if tokens}
+    return f"The model '{place}' could not be loaded: {first_line(error)}"
 
 
 def student_from_layers(teacher: Model, layers: Sequence[int], task: Task, changes: dict[str, Any]) -> Model:
@@ -353,15 +263,6 @@ def _copied_weights(state: dict[str, Tensor], name: str, numbers: Sequence[int])
             if int(number) == theirs - 1:
                 copied[f"{name}.{mine}.{rest}"] = value
     return copied
-
-
-def _place(spec: str, root: Path | None) -> str:
-    """A path below `root` where there is one, else the word as it stands (an absolute path, or a hub id)."""
-    path = Path(spec).expanduser()
-    if path.is_absolute():
-        return str(path)
-    below = (root or Path()) / path
-    return str(below.resolve()) if below.exists() else spec
 
 
 def _auto(task: Task) -> Any:

@@ -31,7 +31,7 @@ class StageFolder:
 
 
 @dataclass
-class RunFolder:
+class RecordedRun:
     """A run folder's files, read when asked for; `missing` gathers one sentence for each that cannot be read."""
 
     path: Path

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from potstill.files import write_text
-from potstill.report.folder import RunFolder, StageFolder
+from potstill.report.folder import RecordedRun, StageFolder
 from potstill.report.table import cell, columns_of, heading, headline, is_number, rows_of
 
 if TYPE_CHECKING:
@@ -24,11 +24,11 @@ def write_report(folder: Path) -> Path:
     What is missing or cannot be read is named on the page. Raises: UserError where there is no such folder.
     """
     target = Path(folder) / "report.html"
-    write_text(target, page(RunFolder(Path(folder))))
+    write_text(target, page(RecordedRun(Path(folder))))
     return target
 
 
-def page(run: RunFolder) -> str:
+def page(run: RecordedRun) -> str:
     """The whole page."""
     from plotly.offline import get_plotlyjs
 
@@ -52,7 +52,7 @@ def page(run: RunFolder) -> str:
     )
 
 
-def _lead(run: RunFolder) -> str:
+def _lead(run: RecordedRun) -> str:
     seconds: Any = run.result.get("seconds")
     parts = [
         str(run.environment.get("date", "")),
@@ -64,7 +64,7 @@ def _lead(run: RunFolder) -> str:
     return f"<p>{escape(' · '.join(part for part in parts if part))}</p>\n"
 
 
-def _models(run: RunFolder) -> str:
+def _models(run: RecordedRun) -> str:
     rows = rows_of(run)
     if not rows:
         return _section("Models", "<p>No model is finished yet.</p>\n")
@@ -72,14 +72,14 @@ def _models(run: RunFolder) -> str:
     return _section("Models", table(rows, columns_of(rows)) + note)
 
 
-def _pictures(run: RunFolder) -> str:
+def _pictures(run: RecordedRun) -> str:
     from potstill.report.curves import quality_picture
 
     picture = quality_picture(rows_of(run), _metric(run))
     return _section(picture[0], _figure(picture[1], "quality")) if picture else ""
 
 
-def _stages(run: RunFolder) -> str:
+def _stages(run: RecordedRun) -> str:
     parts = [_stage(stage, number, _metric(run)) for number, stage in enumerate(run.stages, 1)]
     return _section("Training", "".join(parts)) if parts else ""
 
@@ -114,21 +114,21 @@ def _stage_facts(stage: StageFolder) -> str:
     return f"<p>{escape(' · '.join(fact for fact in facts if fact))}</p>\n"
 
 
-def _exports(run: RunFolder) -> str:
+def _exports(run: RecordedRun) -> str:
     parts = [f"<h3>{escape(name)}</h3>\n{tree(content['facts'])}" for name, content in run.exports.items()]
     return _section("Exports and parity", "".join(parts)) if parts else ""
 
 
-def _recipe(run: RunFolder) -> str:
+def _recipe(run: RecordedRun) -> str:
     text = run.recipe_text
     return _section("Recipe", f"<pre>{escape(text)}</pre>\n") if text else ""
 
 
-def _environment(run: RunFolder) -> str:
+def _environment(run: RecordedRun) -> str:
     return _section("Environment", tree(run.environment)) if run.environment else ""
 
 
-def _missing(run: RunFolder) -> str:
+def _missing(run: RecordedRun) -> str:
     lines = "".join(f"<li>{escape(sentence)}</li>\n" for sentence in dict.fromkeys(run.missing))
     return _section("Missing", f"<ul>\n{lines}</ul>\n") if lines else ""
 
@@ -195,7 +195,7 @@ def _figure(figure: Figure, name: str) -> str:
     return f"<div class='figure'>{html}</div>\n"
 
 
-def _metric(run: RunFolder) -> str | None:
+def _metric(run: RecordedRun) -> str | None:
     task = run.recipe.get("task")
     metric = task.get("metric") if isinstance(task, dict) else None
     return metric if isinstance(metric, str) else None

@@ -8,7 +8,7 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from potstill.report.folder import RunFolder, StageFolder
+from potstill.report.folder import RecordedRun, StageFolder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,10 +40,10 @@ def model_rows(folder: Path) -> list[dict[str, Any]]:
     Metrics are those on the validation rows; those on the test rows are named "test_accuracy" and so on.
     An export's row with the name of a stage's row completes that row. Missing parts make missing cells.
     """
-    return rows_of(RunFolder(folder))
+    return rows_of(RecordedRun(folder))
 
 
-def rows_of(run: RunFolder) -> list[dict[str, Any]]:
+def rows_of(run: RecordedRun) -> list[dict[str, Any]]:
     """`model_rows` of a folder that is open already."""
     rows = {stage.name: _stage_row(stage) for stage in run.stages if stage.result}
     teacher = run.result.get("teacher")

@@ -104,7 +104,7 @@ class TorchRuntime:
 def _load(folder: Path) -> Any:
     import transformers
 
-    from potstill.models import register_kind
+    from potstill.places import register_kind
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if not list(folder.glob("*.safetensors")):

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from potstill.errors import ShapeError
+from potstill.tasks import full_precision
 
 Kind = Literal["categorical", "bernoulli"]
 """What a row of logits means: one of c classes, or c independent yes/no answers."""
@@ -78,7 +79,7 @@ def logit_mse(
     Args, Returns, Raises: as `kl`; a mean per (row, class). `kind` changes nothing.
     """
     _require_same_shape(student, teacher)
-    difference = (_wide(student) - _wide(teacher)) / temperature
+    difference = (full_precision(student) - full_precision(teacher)) / temperature
     return _scaled(difference.square().mean(), temperature, t_squared)
 
 
@@ -91,7 +92,7 @@ def value_mse(student: Tensor, teacher: Tensor) -> Tensor:
     Raises: ShapeError where the shapes differ.
     """
     _require_same_shape(student, teacher)
-    return F.mse_loss(_wide(student), _wide(teacher))
+    return F.mse_loss(full_precision(student), full_precision(teacher))
 
 
 def span_kl(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], temperature: float) -> Tensor:
@@ -131,7 +132,7 @@ def _log_probabilities(student: Tensor, teacher: Tensor, temperature: float, kin
 
 
 def _log_softmax(logits: Tensor, temperature: float, kind: Kind) -> Tensor:
-    softened = _wide(logits) / temperature
+    softened = full_precision(logits) / temperature
     if kind == "bernoulli":
         return torch.cat((F.logsigmoid(softened), F.logsigmoid(-softened)), dim=-1)
     return F.log_softmax(softened, dim=-1)
@@ -139,10 +140,6 @@ def _log_softmax(logits: Tensor, temperature: float, kind: Kind) -> Tensor:
 
 def _scaled(value: Tensor, temperature: float, t_squared: bool) -> Tensor:
     return value * temperature**2 if t_squared else value
-
-
-def _wide(logits: Tensor) -> Tensor:
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
 def _require_same_shape(student: Tensor, teacher: Tensor) -> None:
