@@ -1,11 +1,12 @@
 # `make demo` and `make test` set themselves up in .venv; the set-up is made again when a project file changes.
 VENV := .venv
+DOCS := build/docs-venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 PROJECTS := core $(sort $(wildcard plugins/*))
 FILES := constraints.txt requirements-dev.txt $(addsuffix /pyproject.toml,$(PROJECTS))
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: $(VENV)/ready
 	$(BIN)/potstill demo
@@ -24,5 +25,15 @@ $(VENV)/ready: $(FILES)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --requirement requirements-dev.txt $(addprefix --editable ./,$(PROJECTS))
 	touch $@
 
+# The pages go to site/. They need neither torch nor transformers, so they have an environment of their own.
+docs: $(DOCS)/ready
+	$(DOCS)/bin/python -m mkdocs build --strict
+
+$(DOCS)/ready: requirements-docs.txt $(addsuffix /pyproject.toml,$(PROJECTS))
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --requirement requirements-docs.txt
+	$(DOCS)/bin/python -m pip install --quiet --no-deps $(addprefix --editable ./,$(PROJECTS))
+	touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(DOCS)

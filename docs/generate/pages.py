@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from pathlib import Path
 
 from docs.generate import commands, hooks, python, recipes
 
+_LINK = re.compile(r"\[([^\]]+)\]\(([^)#:]+)(#[^)]*)?\)")
+
 
 def pages(root: Path) -> dict[str, str]:
     """Path in the site → Markdown, for the checkout at `root`."""
     return {
-        "index.md": front_page(root),
+        "index.md": _readme(root / "README.md", root, "index.md"),
         "recipes.md": recipes.page(),
         "command-line.md": commands.page(),
         "hooks.md": hooks.page(),
         "python.md": python.page(),
-        **{f"plugins/{path.parent.name}.md": path.read_text("utf-8") for path in root.glob("plugins/*/README.md")},
+        **{path: _readme(file, root, path) for path, file in _plugin_pages(root).items()},
     }
 
 
-def front_page(root: Path) -> str:
-    """The README with its links as they are within the site; it is the first page, and not written twice."""
-    text = (root / "README.md").read_text("utf-8")
-    text = re.sub(r"\]\(plugins/([\w-]+)/README\.md", r"](plugins/\1.md", text)
-    return text.replace("](docs/", "](")
+def _plugin_pages(root: Path) -> dict[str, Path]:
+    return {f"plugins/{file.parent.name}.md": file for file in sorted(root.glob("plugins/*/README.md"))}
+
+
+def _readme(file: Path, root: Path, page: str) -> str:
+    """A README as a page: links to what the site holds lead there, links to other files become their paths."""
+    homes = {source: path for path, source in _plugin_pages(root).items()} | {root / "README.md": "index.md"}
+
+    def within_site(link: re.Match[str]) -> str:
+        target = (file.parent / link[2]).resolve()
+        if target in homes:
+            path = homes[target]
+        elif target.is_relative_to(root / "docs"):
+            path = target.relative_to(root / "docs").as_posix()
+        else:
+            return f"{link[1]} (`{target.relative_to(root).as_posix()}`)"
+        return f"[{link[1]}]({posixpath.relpath(path, posixpath.dirname(page) or '.')}{link[3] or ''})"
+
+    return _LINK.sub(within_site, file.read_text("utf-8"))
