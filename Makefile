@@ -27,7 +27,7 @@ $(VENV)/ready: $(FILES)
 
 # The pages go to site/. They need neither torch nor transformers, so they have an environment of their own.
 docs: $(DOCS)/ready
-	$(DOCS)/bin/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict
 
 $(DOCS)/ready: requirements-docs.txt $(addsuffix /pyproject.toml,$(PROJECTS))
 	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)

@@ -267,7 +267,7 @@ def test_the_teacher_runs_once_a_batch_over_all_passes(
 
 
 def test_the_teachers_logits_with_an_untrained_head_are_refused(data: Path, tmp_path: Path) -> None:
-    tables = recipe()
+    tables = recipe("hinton")
     del tables["stage"][0]
     with pytest.raises(ModelError, match=r"no checkpoint gave its classifier\.bias a value"):
         stage_of(tables, data, tmp_path)

@@ -186,7 +186,8 @@ def test_a_head_with_another_number_of_labels_is_a_sentence(vocabulary: Path, la
     folder = save(from_config(SMALL, words, task(*labels)), vocabulary.parent / "m")
     with pytest.raises(ModelError) as error:
         load_model(folder, task())
-    assert sentence(error) == f"The model in {folder} tells {len(labels)} labels apart, and the task has 3."
+    told = f"{len(labels)} labels apart ({', '.join(labels)}), and the task has 3 (sea, town, wood)"
+    assert sentence(error) == f"The model in {folder} tells {told}."
 
 
 def test_a_head_with_the_labels_in_another_order_is_a_sentence(vocabulary: Path) -> None:
@@ -332,9 +333,9 @@ def test_a_tokenizer_file_gets_its_special_tokens_roles(vocabulary: Path) -> Non
     [
         ("none.txt", None, "There is no tokenizer file"),
         ("none.json", None, "There is no tokenizer file"),
-        ("cut.json", b"{", "The tokenizer 'cut.json' could not be loaded"),
+        ("cut.json", b"{", "cut.json is not JSON"),
         ("empty.json", b"{}", "The tokenizer 'empty.json' could not be loaded"),
-        ("bytes.txt", b"\xff\xfe\x00", "The tokenizer 'bytes.txt' could not be loaded"),
+        ("bytes.txt", b"\xff\xfe\x00", "bytes.txt is not UTF-8 text (byte 0)"),
         ("empty.txt", b"", "holds no [UNK]"),
         ("no-such/words", None, "The tokenizer 'no-such/words' could not be loaded"),
     ],

@@ -290,7 +290,7 @@ def plans(draw: st.DrawFn, name: str, before: list[str]) -> StagePlan:
 @st.composite
 def recipes(draw: st.DrawFn) -> Recipe:
     names = draw(st.lists(words, unique=True, max_size=3))
-    data = {"text": st.text(), "label": st.none() | st.text(min_size=1), "max_length": st.integers(1, 512)}
+    data = {"text": st.text(min_size=1), "label": st.none() | st.text(min_size=1), "max_length": st.integers(1, 512)}
     exported = draw(st.lists(plugin_names, unique=True, max_size=2))
     return Recipe.model_validate(
         {

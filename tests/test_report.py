@@ -195,9 +195,11 @@ def test_a_metrics_line_that_a_kill_cut_off_is_left_out(run: Path):
     assert folder.missing == ["stages/01-teacher/metrics.jsonl, line 13, cannot be read and is left out."]
 
 
-def test_an_empty_folder_has_a_report_and_an_absent_one_an_error(tmp_path: Path):
-    (tmp_path / "empty").mkdir()
-    assert "No model is finished yet." in text_of(write_report(tmp_path / "empty"))
+def test_a_run_that_has_only_begun_has_a_report_and_a_folder_without_a_run_an_error(tmp_path: Path):
+    (tmp_path / "begun" / "stages").mkdir(parents=True)
+    assert "No model is finished yet." in text_of(write_report(tmp_path / "begun"))
+    with pytest.raises(UserError, match="holds no run"):
+        write_report(tmp_path)
     with pytest.raises(UserError, match="no run folder"):
         write_report(tmp_path / "absent")
 

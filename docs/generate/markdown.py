@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import inspect
 import re
 import textwrap
@@ -12,13 +13,18 @@ _ENTRY = re.compile(r"^([\w*, ]+): (.*)$")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; `|` and line breaks in cells are made harmless."""
+    """A Markdown table; bars and line breaks in cells are made harmless."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines) + "\n"
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", r"\|")
+    # Within a code span a backslash would show.
+    return re.sub(r"`([^`]*\|[^`]*)`", _code_with_bars, " ".join(text.split())).replace("|", r"\|")
+
+
+def _code_with_bars(span: re.Match[str]) -> str:
+    return f"<code>{html.escape(span[1]).replace('|', '&#124;')}</code>"
 
 
 def fenced(code: str, language: str = "") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 from collections.abc import Iterator, Mapping
@@ -11,12 +12,13 @@ from threading import current_thread, main_thread
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from potstill.data.encode import encode, tokenizer_key
 from potstill.data.examples import Examples, forget_labels
 from potstill.data.source import Source, open_source
-from potstill.errors import Interrupted, ModelError
+from potstill.errors import DataError, Interrupted, ModelError
 from potstill.files import sweep_drafts, text_hash
 from potstill.progress import Progress
 from potstill.ranks import Ranks
@@ -24,7 +26,11 @@ from potstill.recipe import Recipe
 from potstill.tasks import Task, label_names, load_task
 
 if TYPE_CHECKING:
+    from potstill.data.table import TokenTable
     from potstill.models import Model
+
+
+SPLITS = ("train", "validation", "test")
 
 
 class Stop:
@@ -34,7 +40,7 @@ class Stop:
         self.requested = False
 
     def check(self) -> None:
-        """Raises where a stop was asked for; for places where nothing has to be saved first.
+        """Raises where a stop was asked for.
 
         Raises:
             Interrupted: always then.
@@ -68,7 +74,7 @@ class Context:
         recipe: references resolved.
         folder: the run folder.
         root: where the recipe's paths stand.
-        given: models that the caller holds already, by "teacher" and "student".
+        given: models that the caller holds already, by "teacher" and "student"; stages work on copies of them.
         tables: data sets that the caller holds already, by split.
     """
 
@@ -91,10 +97,20 @@ class Context:
         self.ranks = Ranks()
         self.stop = Stop()
         self.handed_on: dict[str, Path] = {}
+        self._given_keys: dict[str, str] = {}
         self._sources: dict[str, Source | None] = {}
-        self._examples: dict[tuple[str, int, int], Examples] = {}
+        self._examples: dict[tuple[str, str, str | None], Examples | None] = {}
+        self._check_splits()
         sweep_drafts(cache_folder())
         self.task: Task = load_task(recipe.task, self._label_names())
+
+    def _check_splits(self) -> None:
+        """What the stages and the exports need is named, before anything is read or trained."""
+        named = {split for split in SPLITS if split in self.tables or getattr(self.recipe.data, split) is not None}
+        if "train" not in named:
+            raise DataError(f"The recipe '{self.recipe.name}' names no training rows: give data.train.")
+        if self.recipe.export is not None and "validation" not in named:
+            raise DataError("An export is proven on validation rows, and the recipe names no data.validation.")
 
     def path(self, spec: str) -> Path:
         """A path of the recipe: absolute ones as they are, others below the data root."""
@@ -134,37 +150,44 @@ class Context:
         Args:
             teacher: None where the teacher is not looked at.
         """
-        source = self.source(split)
-        if source is None:
-            return None
-        key = (split, id(student), id(teacher))
+        # By content: a tokenizer that is gone may have left its id to another one.
+        key = (split, tokenizer_key(student), None if teacher is None else tokenizer_key(teacher))
         if key not in self._examples:
-            self._examples[key] = self._tokenized(split, source, student, teacher)
-        return self._examples[key]
-
-    def _tokenized(
-        self, split: str, source: Source, student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase | None
-    ) -> Examples:
-        data = self.recipe.data
-        shared = teacher is None or same_tokenizer(student, teacher)
-        words = student if teacher is None else teacher
-
-        def tokens(tokenizer: PreTrainedTokenizerBase) -> Any:
             # One rank fills the cache; the others find it filled.
             if not self.ranks.main:
                 self.ranks.wait()
-            table = encode(source, self.task, tokenizer, data.max_length, cache_folder(), self.progress)
+            self._examples[key] = self.examples_alone(split, student, teacher)
             if self.ranks.main:
                 self.ranks.wait()
-            self.stop.check()
-            return table
+            self.check_stop()
+        return self._examples[key]
 
-        labels = self._labels(split, source)
-        pads = (student.pad_token_id or 0, words.pad_token_id or 0)
-        return Examples(tokens(student), None if shared else tokens(words), labels, self.task, pads)
+    def examples_alone(
+        self, split: str, student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase | None
+    ) -> Examples | None:
+        """`examples` for what one rank does while the others do not."""
+        source = self.source(split)
+        if source is None:
+            return None
+        length, labels = self.recipe.data.max_length, self._labels(split, source)
+        return tokenized(source, self.task, student, teacher, length, labels, cache_folder(), self.progress)
+
+    def check_stop(self) -> None:
+        """Raises `Interrupted` where a stop was asked for; for places where nothing has to be saved first.
+
+        Of several ranks none stops by itself, since the others would wait for it; the engine's updates are where
+        they agree.
+        """
+        if self.ranks.world == 1:
+            self.stop.check()
 
     def _labels(self, split: str, source: Source) -> Any:
         labels = self.task.targets(source.labels(), source.path)
+        if split == "validation" and not self.task.labelled(labels):
+            raise DataError(
+                f"No row of {source.path} has a label, so it cannot tell which student is best; name labelled rows or "
+                "leave data.validation out."
+            )
         keep = self.recipe.data.labelled_rows
         return forget_labels(labels, keep) if split == "train" and keep is not None else labels
 
@@ -174,10 +197,47 @@ class Context:
             return list(source.label_names)
         return label_names(self.recipe.task, self.root, source.labels() if source else []) or None
 
+    def given_keys(self) -> dict[str, str]:
+        """A hash of each model that the caller holds, by side."""
+        for side, model in self.given.items():
+            self._given_keys.setdefault(side, model_key(model))
+        return dict(self._given_keys)
+
     def fingerprint(self) -> str:
         """A hash of all the data, for telling whether two runs saw the same."""
-        splits = [self.source(split) for split in ("train", "validation", "test")]
+        splits = [self.source(split) for split in SPLITS]
         return text_hash("|".join(source.fingerprint if source else "" for source in splits))
+
+
+def tokenized(
+    source: Source,
+    task: Task,
+    student: PreTrainedTokenizerBase,
+    teacher: PreTrainedTokenizerBase | None,
+    max_length: int,
+    labels: Any,
+    cache: Path,
+    progress: Progress,
+) -> Examples:
+    """Rows as the student reads them and, where there is a teacher with a tokenizer of its own, as that does."""
+
+    def tokens(tokenizer: PreTrainedTokenizerBase) -> TokenTable:
+        return encode(source, task, tokenizer, max_length, cache, progress)
+
+    pad = student.pad_token_id or 0
+    if teacher is None or same_tokenizer(student, teacher):
+        return Examples(tokens(student), None, labels, task, (pad, pad))
+    return Examples(tokens(student), tokens(teacher), labels, task, (pad, teacher.pad_token_id or 0))
+
+
+def model_key(model: Model) -> str:
+    """A hash of a model's kind, config, weights and tokenizer."""
+    digest = hashlib.sha256(f"{type(model.module)} {tokenizer_key(model.tokenizer)}".encode())
+    digest.update(repr(getattr(model.module, "config", None)).encode())
+    for name, value in model.module.state_dict().items():
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def same_tokenizer(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:

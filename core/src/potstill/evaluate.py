@@ -28,10 +28,10 @@ def evaluate(
     check: Callable[[], None] = lambda: None,
     bar: Bar | None = None,
 ) -> dict[str, float]:
-    """The task's scores of a model, and its mean loss per target as "loss".
+    """The task's scores of a model, and its mean loss per target as "loss"; {} where no row has a label.
 
     Args:
-        module: left in the mode it was in.
+        module: left in the mode it was in, part by part.
         examples: rows, of which each rank runs its share.
         teacher_inputs: feed the batches' `teacher` inputs instead of the `student` ones.
         check: called between batches; may raise to stop.
@@ -39,7 +39,7 @@ def evaluate(
     logits, labels, loss = predict(
         module, examples, task, ranks, batch_size=batch_size, teacher_inputs=teacher_inputs, check=check, bar=bar
     )
-    return {**task.score(logits, labels), "loss": loss}
+    return {**task.score(logits, labels), **({} if loss is None else {"loss": loss})}
 
 
 def predict(
@@ -52,9 +52,10 @@ def predict(
     teacher_inputs: bool = False,
     check: Callable[[], None] = lambda: None,
     bar: Bar | None = None,
-) -> tuple[Any, Any, float]:
-    """Logits and labels of every row, in the order of the rows, and the mean loss per target."""
-    was_training = module.training
+) -> tuple[Any, Any, float | None]:
+    """Logits and labels of every row, in the order of the rows, and the mean loss per target (None without any)."""
+    # Part by part, since a plugin may keep some of a model in eval mode while it trains.
+    modes = [(part, part.training) for part in module.modules()]
     module.eval()
     rows: list[tuple[int, Any, Any]] = []
     total, targets = 0.0, 0
@@ -76,10 +77,12 @@ def predict(
                 if bar is not None:
                     bar.advance()
     finally:
-        module.train(was_training)
-    parts = ranks.gather((rows, total, targets))
-    everything = sorted((row for part in parts for row in part[0]), key=lambda row: row[0])
-    loss = sum(part[1] for part in parts) / max(1, sum(part[2] for part in parts))
+        for part, training in modes:
+            part.training = training
+    shares = ranks.gather((rows, total, targets))
+    everything = sorted((row for share in shares for row in share[0]), key=lambda row: row[0])
+    everywhere = sum(share[2] for share in shares)
+    loss = sum(share[1] for share in shares) / everywhere if everywhere else None
     return _stacked([row[1] for row in everything]), _stacked([row[2] for row in everything]), loss
 
 

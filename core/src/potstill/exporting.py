@@ -13,11 +13,11 @@ from potstill.context import Context, cache_folder
 from potstill.data.batching import in_order
 from potstill.data.examples import Examples
 from potstill.errors import UserError
-from potstill.evaluate import evaluate
 from potstill.export import Artifact, ExportJob
 from potstill.files import new_folder, read_json, write_json, write_text
-from potstill.models import load_model, read_card
+from potstill.models import Model, check_length, load_model, read_card
 from potstill.progress import Progress
+from potstill.recipe import StagePlan
 from potstill.saved import open_saved
 
 if TYPE_CHECKING:
@@ -43,62 +43,44 @@ def _card(context: Context, last: StageResult) -> str:
     )
 
 
-def outside_teacher(context: Context, results: Mapping[str, StageResult]) -> dict[str, Any] | None:
-    """Scores of a teacher that came from outside and so has no stage of its own; None where there is none."""
-    fresh = [plan for plan in context.recipe.stages if plan.teacher == "fresh" and plan.plugins]
-    if not fresh or any(plan.trains == "teacher" for plan in context.recipe.stages):
-        return None
-    from potstill.stage import Stage
-
-    stage = Stage(context, fresh[-1])
-    with stage.exit:
-        if not stage.looks_at_teacher:
-            return None
-        rows = stage.examples("validation")
-        module = stage.teacher.module
-        scores = None
-        if rows is not None and not stage.teacher.fresh:
-            scores = evaluate(module, rows, context.task, context.ranks, teacher_inputs=True)
-        parameters = sum(parameter.numel() for parameter in module.parameters())
-        return {"metrics": scores, "parameters": parameters, "bytes": 4 * parameters}
-
-
 def export_student(context: Context, last: StageResult, run: Path) -> list[Artifact]:
     """Runs the recipe's export plugins on the finished student; the teacher it learnt from is there to compare."""
     assert context.recipe.export is not None
     plan = next(plan for plan in context.recipe.stages if plan.name == last.name)
     student = load_model(run / "model", context.task)
-    teacher = load_model(context.find(plan.teacher), context.task) if plan.teacher and plan.teacher != "fresh" else None
-    if plan.teacher == "fresh":
-        teacher = _fresh_teacher(context, plan.name)
-    rows = context.examples("validation", student.tokenizer, teacher.tokenizer if teacher else None)
-    if rows is None:
-        raise UserError("An export is proven on validation rows, and the recipe names no data.validation.")
+    teacher = _teacher(context, plan, last)
+    rows = context.examples_alone("validation", student.tokenizer, teacher.tokenizer if teacher else None)
+    assert rows is not None, "the context has seen that they are named"
 
     def job(folder: Path) -> ExportJob:
         return ExportJob(
             student, teacher, context.task, folder, batches_of(rows), context.recipe.data.max_length, context.progress
         )
 
-    options = {name: context.recipe.export.options_of(name) for name in context.recipe.export.plugins}
-    return write_exports(options, job, run / "export")
+    return write_exports(context.recipe.export.tables(), job, run / "export")
 
 
-def _fresh_teacher(context: Context, name: str) -> Any:
-    """The recipe's own teacher, where a stage looked at it."""
+def _teacher(context: Context, plan: StagePlan, last: StageResult) -> Model | None:
+    """The stage's teacher; the recipe's own one only where the stage looked at it."""
+    if plan.teacher is None:
+        return None
+    if plan.teacher != "fresh":
+        return load_model(context.find(plan.teacher), context.task)
+    if not last.facts.get("teacher"):
+        return None
     from potstill.stage import Stage
 
-    stage = Stage(context, next(plan for plan in context.recipe.stages if plan.name == name))
+    stage = Stage(context, plan)
     with stage.exit:
-        return stage.teacher if stage.looks_at_teacher and not stage.teacher.fresh else None
+        stage.teacher.module.cpu()
+        return None if stage.teacher.fresh else stage.teacher
 
 
 def write_exports(
     options: Mapping[str, Mapping[str, Any]], job: Callable[[Path], ExportJob], folder: Path
 ) -> list[Artifact]:
     """Runs export plugins into a folder that appears only when all of them are done, each with its facts as JSON."""
-    plugins = loader.make_plugins(list(options), {name: dict(table) for name, table in options.items()})
-    manager = loader.manager(plugins)
+    manager = loader.manager(loader.export_plugins(options))
     with new_folder(folder) as draft:
         artifacts = [artifact for artifact in manager.hook.export(job=job(draft)) if artifact is not None]
         if not artifacts:
@@ -139,10 +121,14 @@ def export_folder(
         validation: rows to prove it on; the run's own where the model lies in a run folder.
         teacher: a model folder to compare with.
     """
+    if out.exists() and not _replaceable(out):
+        raise UserError(f"'{out}' exists and is no earlier export, so nothing is written over it; name another folder.")
     saved = open_saved(model)
     if validation is None:
         validation, data_root = _rows_of_run(model, data_root)
     compared = load_model(teacher) if teacher is not None else None
+    if compared is not None:
+        check_length(compared.module, saved.max_length, "teacher")
     rows = saved.examples(
         validation, data_root or Path.cwd(), cache_folder(), teacher=compared.tokenizer if compared else None
     )
@@ -152,6 +138,14 @@ def export_folder(
         return ExportJob(saved.model, compared, saved.task, folder, batches_of(rows), saved.max_length, told)
 
     return write_exports(plugins, job, out)
+
+
+def _replaceable(out: Path) -> bool:
+    """Whether a folder is empty or holds the facts that an export leaves."""
+    if not out.is_dir():
+        return False
+    facts = [read_json(path) for path in out.glob("*.json") if path.is_file()]
+    return any(isinstance(found, dict) and "facts" in found for found in facts) or not any(out.iterdir())
 
 
 def _rows_of_run(model: Path, data_root: Path | None) -> tuple[str, Path]:

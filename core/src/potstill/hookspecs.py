@@ -32,8 +32,9 @@ class Hooks:
     def build_teacher(self, stage: Stage) -> Model | None:
         """Makes the stage's teacher: a module and its tokenizer.
 
-        Called once a stage, the first time anybody looks at the teacher. The first plugin that returns a
-        model decides; None leaves it to the next, at last to the core, which reads hub ids and folders.
+        Called once a stage, the first time anybody looks at the teacher; not where the teacher comes from an
+        earlier stage, from a reference of the stage, or from the caller. The first plugin that returns a
+        model decides; None leaves it to the next, at last to the core, which reads the `[teacher]` table.
         The core freezes the teacher and puts it in eval mode.
 
             @hookimpl
@@ -46,7 +47,7 @@ class Hooks:
         """Makes a fresh student, for architectures that the recipe's `[student]` table cannot say.
 
         Called once a stage that starts from a fresh student; not where the student comes from an earlier
-        stage. None leaves it to the next plugin, at last to the core.
+        stage or from the caller. None leaves it to the next plugin, at last to the core.
 
             @hookimpl
             def build_student(self, stage):
@@ -105,7 +106,7 @@ class Hooks:
 
     @hookspec
     def setup(self, stage: Stage) -> None:
-        """Prepares a stage: observe features, claim a slot, add modules, units and data transforms.
+        """Prepares a stage: observe features, claim a slot, add modules and units.
 
         Called once a stage, before the data is tokenized and before the first batch. `stage.student` and
         `stage.teacher` may be looked at; looking at the teacher loads it.

@@ -15,7 +15,7 @@ from potstill.discovery import PLUGINS, installed
 from potstill.errors import PluginError, RecipeError, did_you_mean
 from potstill.hookspecs import Hooks
 from potstill.plugin import Plugin
-from potstill.plugin_checks import check_class, check_together, implementations
+from potstill.plugin_checks import check_class, check_together, hook_names, implementations
 from potstill.recipe import ModelConfig, Recipe, StagePlan
 from potstill.references import FRESH, STAGE, check_references, resolve_references
 
@@ -128,7 +128,26 @@ def stage_plugins(recipe: Recipe, plan: StagePlan) -> list[Plugin]:
             )
     names = list(dict.fromkeys([*plan.plugins, *built]))
     options = {name: {**built.get(name, {}), **plan.options_of(name)} for name in names}
-    return make_plugins(names, options, where)
+    plugins = make_plugins(names, options, where)
+    for plugin in plugins:
+        if hook_names(type(plugin)) == {"export"}:
+            raise PluginError(
+                f"{where}{described(plugin)} does nothing in a stage, only in [export] "
+                f"(from options: --export {plugin.name})."
+            )
+    return plugins
+
+
+def export_plugins(options: Mapping[str, Mapping[str, Any]]) -> list[Plugin]:
+    """The plugins that export a student, with their options.
+
+    Raises: PluginError and RecipeError, also for a plugin that does not export.
+    """
+    plugins = make_plugins(list(options), options, "[export]: ")
+    for plugin in plugins:
+        if "export" not in hook_names(type(plugin)):
+            raise PluginError(f"[export]: {described(plugin)} exports nothing; its place is a stage's plugins.")
+    return plugins
 
 
 def _fresh_tables(recipe: Recipe, plan: StagePlan) -> Iterator[ModelConfig]:

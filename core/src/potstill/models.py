@@ -19,10 +19,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from potstill.complaints import validated
 from potstill.errors import ModelError, did_you_mean
-from potstill.files import read_json
 from potstill.layers import Layers
-from potstill.places import find_place, first_line, read_config, register_kind
+from potstill.places import find_place, first_line, read_config, read_table, register_kind
 from potstill.recipe import ModelConfig, TaskConfig
 from potstill.tasks import Task, load_task
 from potstill.tokenizers import load_tokenizer
@@ -63,6 +63,10 @@ def from_recipe(spec: ModelConfig, task: Task, root: Path, teacher: Model | None
                 f"A student from the teacher's layers {list(spec.layers)} needs a teacher, and there is none."
             )
         return student_from_layers(teacher, spec.layers, task, spec.config or {})
+    if spec.plugin is not None:
+        raise ModelError(
+            f"The plugin '{spec.plugin}' builds no such model; name one that does, or model, config, layers."
+        )
     if spec.config is None:
         raise ModelError("A model table needs one of: model, config, layers, plugin.")
     tokenizer = teacher.tokenizer if spec.tokenizer is None and teacher is not None else None
@@ -87,8 +91,8 @@ def from_config(config: dict[str, Any], tokenizer: PreTrainedTokenizerBase, task
     try:
         made = AutoConfig.for_model(kind, **settings)
         module = _auto(task).from_config(made)
-    except (ValueError, KeyError, TypeError, StrictDataclassError) as error:
-        raise ModelError(f"The config of a '{kind}' model cannot be used: {first_line(error)}") from error
+    except (ValueError, KeyError, TypeError, RuntimeError, StrictDataclassError) as error:
+        raise ModelError(f"The config of a '{kind}' model cannot be used: {first_line(error)}.") from error
     return Model(module, tokenizer, fresh=tuple(name for name, _ in module.named_parameters()))
 
 
@@ -100,6 +104,25 @@ def _check_keys(kind: type[PretrainedConfig], keys: Iterable[str]) -> None:
             raise ModelError(
                 f"The config of a '{kind.model_type}' model has no '{key}'.{did_you_mean(key, default.to_dict())}"
             )
+
+
+def check_length(module: nn.Module, max_length: int, side: str) -> None:
+    """Raises: ModelError where the model cannot read rows of that many tokens."""
+    longest = longest_row(module)
+    if longest is not None and max_length > longest:
+        raise ModelError(
+            f"max_length = {max_length} (data.max_length, --max-length), but the {side} reads {longest} tokens a row "
+            f"at most; set it to {longest} or less."
+        )
+
+
+def longest_row(module: nn.Module) -> int | None:
+    """How many tokens a row may have, by the model's table of positions; None where it has none."""
+    for name, part in module.named_modules():
+        if name.endswith("position_embeddings") and isinstance(part, nn.Embedding):
+            # RoBERTa's positions count on from the padding token's number.
+            return part.num_embeddings - (0 if part.padding_idx is None else part.padding_idx + 1)
+    return None
 
 
 def _check_vocabulary(size: int, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -149,15 +172,18 @@ def load_model(
 
 def read_card(folder: Path) -> dict[str, Any]:
     """What a saved student was made for: "task", "max_length" and the columns; {} for other folders."""
-    path = folder / CARD
-    return cast(dict[str, Any], read_json(path)) if path.is_file() else {}
+    return read_table(folder / CARD)
 
 
 def task_of(folder: Path) -> Task:
-    """The task of a saved model: from its card, else text classification with the labels of its config.json."""
-    config = TaskConfig.model_validate(read_card(folder).get("task", {}))
+    """The task of a saved model: from its card, else what transformers takes the labels of its config.json for:
+    regression where there is one, and classification."""
+    card = read_card(folder).get("task", {})
+    config = validated(TaskConfig, card, lambda _: f"{folder / CARD}, 'task': ")
     if config.labels is None and (folder / "config.json").is_file():
-        config = config.model_copy(update={"labels": list(_labels(read_config(folder)).values())})
+        labels = list(_labels(read_config(folder)).values())
+        single = len(labels) == 1 and not card
+        config = config.model_copy(update={"kind": "regression"} if single else {"labels": labels})
     return load_task(config, config.labels if isinstance(config.labels, list) else None)
 
 
@@ -170,7 +196,8 @@ def _head(folder: Path, task: Task) -> dict[str, Any]:
     names, wanted = list(_labels(config).values()), list(head.get("id2label", {}).values())
     if trained and len(names) != head.get("num_labels", len(names)):
         raise ModelError(
-            f"The model in {folder} tells {len(names)} labels apart, and the task has {head['num_labels']}."
+            f"The model in {folder} tells {len(names)} labels apart ({_listed(names)}), and the task has "
+            f"{head['num_labels']} ({_listed(wanted)})."
         )
     if trained and names != wanted and sorted(names) == sorted(wanted):
         raise ModelError(
@@ -178,6 +205,10 @@ def _head(folder: Path, task: Task) -> dict[str, Any]:
             "write task.labels in the model's order."
         )
     return head
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
 
 
 def _labels(config: dict[str, Any]) -> dict[str, str]:
@@ -205,10 +236,12 @@ def _why_not(place: str, error: Exception) -> str:
     if "trust_remote_code" in str(error):
         return f"The model '{place}' needs code of its own; set trust_remote_code = true in its table if you trust it."
     if not Path(place).exists() and isinstance(error, OSError):
-        return f"The model '{place}' is neither a folder here nor could it be fetched from the hub: {first_line(error)}"
+        return (
+            f"The model '{place}' is neither a folder here nor could it be fetched from the hub: {first_line(error)}."
+        )
     if "mismatched_sizes" in str(error):
         return f"The model '{place}' has weights of another shape than its config.json and this task ask for."
-    return f"The model '{place}' could not be loaded: {first_line(error)}"
+    return f"The model '{place}' could not be loaded: {first_line(error)}."
 
 
 def student_from_layers(teacher: Model, layers: Sequence[int], task: Task, changes: dict[str, Any]) -> Model:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from potstill.discovery import installed
 from potstill.errors import ModelError
@@ -22,11 +22,21 @@ def find_place(spec: str, root: Path | None) -> str:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """A model folder's config.json; {} where there is none."""
-    path = folder / "config.json"
+    return read_table(folder / "config.json")
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """The table in a JSON file beside a model; {} where there is no such file.
+
+    Raises: ModelError where it holds something else.
+    """
     try:
-        return cast(dict[str, Any], read_json(path)) if path.is_file() else {}
+        content = read_json(path) if path.is_file() else {}
     except ValueError as error:
         raise ModelError(f"{path} is not JSON: {first_line(error)}.") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds {content!r:.40}, not a table.")
+    return content
 
 
 def register_kind(kind: str) -> None:
@@ -37,6 +47,9 @@ def register_kind(kind: str) -> None:
 
 
 def first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    """What an error says first, without quotes around all of it and without a full stop."""
+    lines = [line.rstrip() for line in str(error).strip().splitlines()] or [type(error).__name__]
     line = " ".join(map(str.strip, lines[:2])) if lines[0].endswith(":") else lines[0]
-    return line.strip("'\" ")
+    line = line.strip()
+    quoted = line[:1] in ("'", '"') and line[:1] == line[-1:]  # as a KeyError shows its key
+    return (line[1:-1] if quoted else line).rstrip(".")

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from potstill.context import Context
 from potstill.data.batching import padded_share
 from potstill.errors import DataError
@@ -54,7 +52,7 @@ def _stage(context: Context, plan: StagePlan, scratch: Path) -> dict[str, Any]:
         if rows is None:
             raise DataError(f"The stage '{plan.name}' trains, and the recipe names no data.train.")
         groups = stage.batches(rows.lengths, 0)
-        stage.total_updates = plan.updates or int(np.ceil((plan.epochs or 0) * len(groups)))
+        stage.count_updates(rows.lengths)
         micro = [batch for group in groups for batch in group]
         for side in ("teacher", "student"):
             if stage.observed[side]:

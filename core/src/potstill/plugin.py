@@ -21,9 +21,9 @@ hookimpl = pluggy.HookimplMarker("potstill")
 
 
 class PluginConfig(BaseModel):
-    """Base of a plugin's options: frozen, and an unknown option is an error."""
+    """Base of a plugin's options: frozen; an unknown option and a number that is not finite are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 @dataclass(frozen=True)

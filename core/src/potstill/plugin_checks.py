@@ -50,6 +50,11 @@ def implementations(cls: type[Plugin]) -> dict[str, Mapping[str, Any]]:
     return {name: options for name, options in marked.items() if options is not None}
 
 
+def hook_names(cls: type[Plugin]) -> set[str]:
+    """The hooks that a plugin implements."""
+    return {str(options.get("specname") or name) for name, options in implementations(cls).items()}
+
+
 def _check_signature(method: Callable[..., Any], hook: str, who: str) -> None:
     for parameter in list(inspect.signature(method).parameters.values())[1:]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):

@@ -100,7 +100,7 @@ def read(path: str | Path) -> dict[str, Any]:
         near = did_you_mean(path.name, [beside.name for beside in path.parent.glob("*.toml")])
         raise RecipeError(f"recipe '{path}' {what}.{near}")
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise RecipeError(f"recipe '{path}' is not UTF-8 text (byte {error.start}).") from None
     except tomllib.TOMLDecodeError as error:

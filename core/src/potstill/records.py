@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,12 @@ class Sums:
             self.values[name] = self.values.get(name, 0.0) + mean
             self.updates[name] = self.updates.get(name, 0) + 1
 
-    def take(self) -> dict[str, float]:
-        """The means since the last call."""
-        means = {name: value / self.updates[name] for name, value in self.values.items()}
+    def take(self) -> Sums:
+        """What was summed up since the last call."""
+        taken = Sums()
+        taken.values, taken.updates = self.values, self.updates
         self.values, self.updates = {}, {}
-        return means
+        return taken
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -65,3 +67,14 @@ class Sums:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` gave."""
         self.values, self.updates = dict(state["values"]), dict(state["updates"])
+
+
+def means_over_ranks(parts: Sequence[Sums]) -> dict[str, float]:
+    """Each term's mean over its updates; an update's mean is the sum of what the ranks have of it.
+
+    The first rank has rows of every batch, so it knows of every update in which a term counted.
+    """
+    means: dict[str, float] = {}
+    for name, updates in parts[0].updates.items():
+        means[name] = sum(part.values.get(name, 0.0) for part in parts) / updates
+    return means

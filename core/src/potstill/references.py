@@ -51,7 +51,7 @@ def _wrong(reference: str | None, names: list[str], at: int) -> str:
     return f"does not exist; {before}.{did_you_mean(name, names[:at])}"
 
 
-def resolve_references(recipe: Recipe) -> Recipe:
+def resolve_references(recipe: Recipe, *, teacher_given: bool = False) -> Recipe:
     """The recipe with `teacher` and `student` filled in for every stage, "previous" as "stage:NAME".
 
     What a stage leaves out follows from the stages before it.
@@ -60,14 +60,18 @@ def resolve_references(recipe: Recipe) -> Recipe:
     the last teacher stage before it, else "fresh" where the recipe has a `[teacher]` table, else none. A stage
     that trains the teacher has no teacher; its `student` names the model that is trained: the last teacher
     stage before it, else "fresh", which there means the `[teacher]` table. "previous" becomes the stage's name.
+
+    Args:
+        teacher_given: the caller holds a teacher, so none need be in the recipe.
     """
+    outside = FRESH if recipe.teacher is not None or teacher_given else None
     last: dict[str, str] = {}
     stages: list[StagePlan] = []
     for plan in recipe.stages:
         student = _named(plan.student, stages) or last.get(plan.trains, FRESH)
         teacher = _named(plan.teacher, stages)
         if teacher is None and plan.trains == "student":
-            teacher = last.get("teacher", FRESH if recipe.teacher is not None else None)
+            teacher = last.get("teacher", outside)
         before = f"{STAGE}{stages[-1].name}" if stages else FRESH
         exact = {"teacher": teacher, "student": student}
         exact = {side: before if reference == PREVIOUS else reference for side, reference in exact.items()}

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import fcntl
 import platform
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from potstill.discovery import installed
-from potstill.errors import DataError, RecipeError, UserError
+from potstill.errors import DataError, ModelError, RecipeError, UserError
 from potstill.files import read_json, sweep_drafts, text_hash, write_json, write_text
 from potstill.recipe import Recipe, difference, dump, load
 
-if TYPE_CHECKING:
-    from potstill.models import Model
+_OWN = ("lock", "environment.json")
+"""What a run writes before its recipe.toml."""
 
 
 class RunFolder:
@@ -48,15 +49,18 @@ class RunFolder:
                     ) from error
             yield
 
-    def begin(self, recipe: Recipe, given: Mapping[str, Model], root: Path) -> None:
+    def begin(self, recipe: Recipe, root: Path) -> None:
         """Writes down what this run is, or checks that the folder's run is the same.
+
+        A run that stopped before its first checkpoint, such as for a wrong column, binds nobody.
 
         Raises:
             RecipeError: the folder holds a run of another recipe.
+            UserError: it holds something that is no run.
         """
         sweep_drafts(self.path)
         path = self.path / "recipe.toml"
-        if path.is_file():
+        if path.is_file() and self.started:
             differences = difference(load(path), recipe)
             if differences:
                 raise RecipeError(
@@ -67,23 +71,36 @@ class RunFolder:
             return
         if not _first_rank():
             return
-        write_json(
-            self.path / "environment.json", {**environment(), "given": sorted(given), "data_root": str(root.resolve())}
-        )
+        if path.is_file():
+            shutil.rmtree(self.path / "stages", ignore_errors=True)
+        elif any(file.name not in _OWN and not file.name.startswith(".") for file in self.path.iterdir()):
+            raise UserError(
+                f"The folder {self.path} holds files and no run, which would write over them; give another --folder."
+            )
+        write_json(self.path / "environment.json", {**environment(), "data_root": str(root.resolve())})
         write_text(path, dump(recipe))
 
-    def check_data(self, fingerprint: str) -> None:
-        """Notes what the data is, or checks that it is what it was.
+    def check_inputs(self, data: str, given: Mapping[str, str]) -> None:
+        """Notes what data and which models in memory the run works on, or checks that they are what they were.
+
+        Args:
+            data: a hash of all rows.
+            given: a hash of each model that the caller holds, by side.
 
         Raises:
             DataError: the data is not what this run began with.
+            ModelError: the models are not.
         """
         path = self.path / "environment.json"
         known = read_json(path)
-        before = known.setdefault("data", fingerprint)
-        if before != fingerprint:
+        if known.setdefault("data", data) != data:
             raise DataError(
                 f"The data is not what the run in {self.path} began with; give another --folder to start a new run."
+            )
+        if known.setdefault("given", dict(given)) != given:
+            raise ModelError(
+                f"The models given as objects are not those that the run in {self.path} began with; "
+                "give another folder to start a new run."
             )
         if _first_rank():
             write_json(path, known)
@@ -91,6 +108,11 @@ class RunFolder:
     def stage_folder(self, number: int, name: str) -> Path:
         """The folder of stage `number`, from 1."""
         return self.path / "stages" / f"{number:02d}-{name}"
+
+    @property
+    def started(self) -> bool:
+        """Whether there is something to go on with: a checkpoint or a finished stage."""
+        return bool(self.stages()) or any(self.path.glob("stages/*/checkpoints/*"))
 
     @property
     def finished(self) -> bool:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from potstill import loader
 from potstill.context import Context
 from potstill.errors import RecipeError, UserError
-from potstill.exporting import export_student, outside_teacher, publish
+from potstill.exporting import export_student, publish
 from potstill.files import read_json, write_json
 from potstill.models import Model, load_model
 from potstill.progress import Progress
@@ -35,12 +35,14 @@ class Result:
         metrics: of the finished student on the validation rows.
         stages: by name, each stage's `result.json`.
         exports: one row a measured exported model.
+        test: the student's metrics on the test rows; None where there are none.
     """
 
     folder: Path
     metrics: dict[str, float]
     stages: dict[str, dict[str, Any]]
     exports: list[dict[str, Any]] = field(default_factory=list)
+    test: dict[str, float] | None = None
 
     @property
     def model(self) -> Path:
@@ -80,7 +82,8 @@ def run(
         data_root: where the recipe's paths stand; the recipe file's folder, else the current one.
         progress: who is told how it goes; nobody where it is left out.
         reuse: other run folders; a finished stage there of the same content is copied instead of trained.
-        teacher, student: models that the caller holds, in place of the recipe's tables.
+        teacher, student: models that the caller holds, in place of the recipe's tables. The run works on copies
+            and leaves them as they are; the trained student is `Result.student()`.
         tokenizer: of the given teacher, and of the given student unless `student_tokenizer` is there.
         train, validation, test: data sets that the caller holds, in place of the recipe's files.
 
@@ -99,11 +102,12 @@ def run(
     }
     place = RunFolder(Path(folder) if folder is not None else Path("runs") / plan.name)
     progress = progress or Progress()
-    plan = expanded(plan)
+    plan = expanded(plan, teacher_given=teacher is not None)
     with place.locked(), quiet_libraries():
-        place.begin(plan, given, root)
+        place.begin(plan, root)
         context = Context(plan, place.path, root, progress=progress, given=given, tables=tables)
-        place.check_data(context.fingerprint())
+        context.ranks.wait()  # the first rank has written by then what the others read
+        place.check_inputs(context.fingerprint(), context.given_keys())
         with context.stop.listening():
             return _run(context, place, [RunFolder(Path(path)) for path in reuse])
 
@@ -112,37 +116,48 @@ def _run(context: Context, place: RunFolder, reuse: Sequence[RunFolder]) -> Resu
     started = perf_counter()
     results: dict[str, StageResult] = {}
     for number, plan in enumerate(context.recipe.stages, start=1):
-        results[plan.name] = run_stage(context, plan, place.stage_folder(number, plan.name), results, reuse)
+        folder = place.stage_folder(number, plan.name)
+        was_finished = (folder / "result.json").is_file()
+        results[plan.name] = run_stage(context, plan, folder, results, reuse)
+        if was_finished:
+            started -= results[plan.name].seconds  # spent by an earlier call
     students = [results[plan.name] for plan in context.recipe.stages if plan.trains == "student"]
     last = students[-1] if students else list(results.values())[-1]
-    if not context.ranks.main:
-        context.ranks.wait()
-        return _result(place)
-    if not place.finished:
-        publish(context, last, place.path / "model")
-        teacher = outside_teacher(context, results)
-        artifacts = export_student(context, last, place.path) if context.recipe.export else []
-        write_json(
-            place.path / "result.json",
-            {
-                "name": context.recipe.name,
-                "seconds": sum(result.seconds for result in results.values()) + perf_counter() - started,
-                "stages": list(results),
-                "student": last.name,
-                "teacher": teacher,
-                "export": [row for artifact in artifacts for row in artifact.rows],
-                "model": "model",
-            },
-        )
-        _write_report(place)
+    if context.ranks.main:
+        if not place.finished:
+            _finish(context, place, last, results, started)
+        if not (place.path / "report.html").is_file():
+            _write_report(place)
     context.ranks.wait()
     return _result(place)
+
+
+def _finish(
+    context: Context, place: RunFolder, last: StageResult, results: Mapping[str, StageResult], started: float
+) -> None:
+    """The student's own folder, its exports, and last of all the run's result. On one rank, so nothing here waits."""
+    publish(context, last, place.path / "model")
+    artifacts = export_student(context, last, place.path) if context.recipe.export else []
+    teachers = [result.facts["teacher"] for result in results.values() if result.facts.get("teacher")]
+    write_json(
+        place.path / "result.json",
+        {
+            "name": context.recipe.name,
+            "seconds": perf_counter() - started,
+            "stages": list(results),
+            "student": last.name,
+            "teacher": teachers[-1] if teachers else None,
+            "export": [row for artifact in artifacts for row in artifact.rows],
+            "model": "model",
+        },
+    )
 
 
 def _result(place: RunFolder) -> Result:
     facts = read_json(place.path / "result.json")
     stages = {result["stage"]: result for result in (read_json(path / "result.json") for path in place.stages())}
-    return Result(place.path, stages[facts["student"]]["metrics"], stages, facts["export"])
+    student = stages[facts["student"]]
+    return Result(place.path, student["metrics"] or {}, stages, facts["export"], student["test"])
 
 
 def _write_report(place: RunFolder) -> None:
@@ -163,15 +178,20 @@ def recipe_folder(recipe: Recipe | Mapping[str, Any] | str | Path) -> Path:
     return Path(recipe).resolve().parent if isinstance(recipe, str | Path) else Path.cwd()
 
 
-def expanded(recipe: Recipe) -> Recipe:
+def expanded(recipe: Recipe, *, teacher_given: bool = False) -> Recipe:
     """The recipe with references filled in and stages expanded by their plugins.
+
+    Args:
+        teacher_given: the caller holds a teacher.
 
     Raises:
         RecipeError: there is nothing to do.
     """
     if not recipe.stages:
         raise RecipeError(f"The recipe '{recipe.name}' has no [[stage]], so there is nothing to train.")
-    recipe = resolve_references(recipe)
+    if recipe.export is not None:
+        loader.export_plugins(recipe.export.tables())
+    recipe = resolve_references(recipe, teacher_given=teacher_given)
     return resolve_references(recipe.model_copy(update={"stages": loader.expand(recipe)}))
 
 

@@ -12,15 +12,18 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from potstill.context import cache_folder, same_tokenizer
-from potstill.data.encode import encode
+from potstill.context import cache_folder, tokenized
 from potstill.data.examples import Examples
 from potstill.data.source import open_source
+from potstill.errors import DataError, ModelError, UserError
 from potstill.evaluate import evaluate
-from potstill.models import Model, load_model, read_card, task_of
+from potstill.models import Model, check_length, load_model, longest_row, read_card, task_of
 from potstill.progress import Progress
 from potstill.ranks import Ranks
 from potstill.tasks import Task
+
+_LENGTH = 128
+"""Tokens a row at most where a model's folder does not say it."""
 
 
 @dataclass(frozen=True)
@@ -43,23 +46,28 @@ class Saved:
     ) -> Examples:
         """Rows of a file, tokenized for this model (and a teacher); `columns` overrides what the model knows."""
         source = open_source(spec, {**self.columns, **(columns or {})}, root, None, "data", cache)
-        tokenizer = self.model.tokenizer
-        tables = [encode(source, self.task, tokenizer, self.max_length, cache, Progress())]
-        if teacher is not None and not same_tokenizer(tokenizer, teacher):
-            tables.append(encode(source, self.task, teacher, self.max_length, cache, Progress()))
         labels = self.task.targets(source.labels(), source.path)
-        pads = (tokenizer.pad_token_id or 0, (teacher or tokenizer).pad_token_id or 0)
-        return Examples(tables[0], tables[1] if len(tables) > 1 else None, labels, self.task, pads)
+        return tokenized(source, self.task, self.model.tokenizer, teacher, self.max_length, labels, cache, Progress())
 
 
 def open_saved(folder: Path, max_length: int | None = None) -> Saved:
-    """A model folder and its card; folders that potstill did not write get text, label and 128 tokens."""
+    """A model folder and its card; folders that potstill did not write get text, label and at most 128 tokens.
+
+    Raises: ModelError where the model has parts without a value, or cannot read `max_length` tokens.
+    """
     card = read_card(folder)
     task = task_of(folder)
     columns = {
         role: card.get(role, default) for role, default in (("text", "text"), ("text_pair", None), ("label", "label"))
     }
-    return Saved(load_model(folder, task), task, max_length or card.get("max_length", 128), columns)
+    model = load_model(folder, task)
+    if model.fresh:
+        raise ModelError(
+            f"The model in {folder} is not trained for this: no checkpoint gave its {model.fresh[-1]} a value."
+        )
+    length = max_length or card.get("max_length") or min(_LENGTH, longest_row(model.module) or _LENGTH)
+    check_length(model.module, length, "model")
+    return Saved(model, task, length, columns)
 
 
 def evaluate_folder(
@@ -79,6 +87,8 @@ def evaluate_folder(
     """
     saved = open_saved(folder, max_length)
     rows = saved.examples(data, data_root or Path.cwd(), cache_folder(), columns=columns)
+    if not saved.task.labelled(rows.labels):
+        raise DataError(f"No row of '{data}' has a label, so there is nothing to measure the model by.")
     ranks = Ranks()
     module = saved.model.module.to(ranks.device)
     with (progress or Progress()).bar("evaluating", -(-len(rows) // batch_size)) as bar:
@@ -105,6 +115,8 @@ def _rows(texts: Iterable[str] | Path, saved: Saved) -> Iterator[dict[str, str]]
         dataset = open_source(str(texts), columns, Path.cwd(), None, "data", cache_folder()).dataset
         roles = [role for role in ("text", "text_pair") if role in dataset.column_names]
         return ({role: row[role] for role in roles} for row in dataset)
+    if saved.columns["text_pair"]:
+        raise UserError("The model reads pairs of texts; name a data file with both columns.")
     return ({"text": text} for text in texts)
 
 

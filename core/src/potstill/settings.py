@@ -63,7 +63,7 @@ class DataConfig(Settings):
     """Rows that decide which student is best."""
     test: str | None = None
     """Rows that are only looked at when a stage is finished."""
-    text: str = "text"
+    text: Annotated[str, Field(min_length=1)] = "text"
     """The column with the text."""
     text_pair: str | None = None
     """The column with the second text, for pairs."""
@@ -148,6 +148,10 @@ class PluginTables(Settings):
     def options_of(self, plugin: str) -> dict[str, Any]:
         """A copy of the plugin's table; empty where there is none."""
         return dict(self.options.get(plugin, {}))
+
+    def tables(self) -> dict[str, dict[str, Any]]:
+        """Every named plugin with its options, in order."""
+        return {name: self.options_of(name) for name in self.plugins}
 
     @model_validator(mode="before")
     @classmethod

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,16 +14,16 @@ from torch import Tensor, nn
 
 from potstill import loader
 from potstill.batch import UNITS, Unit
-from potstill.checkpoint import seed_everything
+from potstill.checkpoint import own_random, seed_everything
 from potstill.context import same_tokenizer
 from potstill.data.batching import bucketed
-from potstill.errors import ModelError, PluginError
+from potstill.errors import ModelError, PluginError, RecipeError
 from potstill.features import LOGITS, Feature
-from potstill.models import Model, load_model
+from potstill.models import Model, check_length, load_model
 from potstill.observe import Observer, Outputs
 from potstill.optimizer import Precision, adamw, clip_norm, parameter_groups
 from potstill.recipe import Recipe, StagePlan
-from potstill.schedule import multiplier
+from potstill.schedule import multiplier, warmup_updates
 
 if TYPE_CHECKING:
     from potstill.context import Context
@@ -62,11 +64,17 @@ class Stage:
         self._claims: dict[str, tuple[Any, str]] = {}
         self._setting_up = "core"
         self._teacher: Model | None = None
-        seed_everything(self.seed)
-        self.student = self._build_student()
-        self.student.module.to(context.ranks.device)
-        self.student.module.train().requires_grad_(True)
-        self._setup()
+        try:
+            seed_everything(self.seed)
+            self.student = self._build_student()
+            self.student.module.to(context.ranks.device)
+            self.student.module.train().requires_grad_(True)
+            if context.ranks.world > 1:  # other dropout on other rows
+                seed_everything(self.seed + context.ranks.rank)
+            self._setup()
+        except BaseException:
+            self.exit.close()
+            raise
         self.precision: Precision = self._slot("precision", Precision())
 
     # what plugins use
@@ -86,11 +94,14 @@ class Stage:
     def teacher(self) -> Model:
         """The teacher, frozen and in eval mode; loaded the first time somebody looks.
 
+        When that is changes no random draw of the student's: a resumed stage may load it at another moment.
+
         Raises:
             ModelError: the stage has none.
         """
         if self._teacher is None:
-            self._teacher = self._build_teacher()
+            with own_random(self.seed + 1):
+                self._teacher = self._build_teacher()
             self._teacher.module.to(self.context.ranks.device)
             self._teacher.module.eval().requires_grad_(False)
         return self._teacher
@@ -134,9 +145,10 @@ class Stage:
 
     @property
     def parameters(self) -> list[Tensor]:
-        """What is trained: the student's parameters and those of added modules."""
+        """What is trained: the student's parameters and those of added modules, each once."""
         modules = [self.student.module, *self.modules.values()]
-        return [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
+        every = dict.fromkeys(parameter for module in modules for parameter in module.parameters())
+        return [parameter for parameter in every if parameter.requires_grad]
 
     @property
     def looks_at_teacher(self) -> bool:
@@ -176,6 +188,9 @@ class Stage:
 
     def examples(self, split: str) -> Examples | None:
         """The rows of a split, tokenized for the student and, where it is looked at, the teacher."""
+        check_length(self.student.module, self.recipe.data.max_length, "student")
+        if self.looks_at_teacher:
+            check_length(self.teacher.module, self.recipe.data.max_length, "teacher")
         teacher = self.teacher.tokenizer if self.looks_at_teacher else None
         return self.context.examples(split, self.student.tokenizer, teacher)
 
@@ -187,6 +202,19 @@ class Stage:
 
         rows = self._slot("sampler", sampler)(lengths, self.plan.batch_size, epoch)
         return list(self._slot("batching", _one_by_one)(rows))
+
+    def count_updates(self, lengths: np.ndarray) -> None:
+        """Sets `total_updates`, now that the rows are there.
+
+        Raises:
+            RecipeError: the warm-up is longer.
+        """
+        plan = self.plan
+        self.total_updates = plan.updates or math.ceil((plan.epochs or 0) * len(self.batches(lengths, 0)))
+        if warmup_updates(plan.warmup, self.total_updates) > self.total_updates:
+            raise RecipeError(
+                f"The stage '{plan.name}' has {self.total_updates} updates and a warm-up of {plan.warmup}."
+            )
 
     def make_optimizer(self) -> Any:
         """The optimizer over everything trained."""
@@ -230,6 +258,7 @@ class Stage:
         return self._claims[slot][0] if slot in self._claims else default
 
     def _setup(self) -> None:
+        self._check_requirements()
         # One plugin at a time, so that a claim knows who makes it.
         everyone = self._manager.get_plugins()
         for plugin in [*self.plugins]:
@@ -241,6 +270,8 @@ class Stage:
                 f"{self.teacher.fresh[-1]} a value; add a stage with trains = 'teacher' before, or name a "
                 "fine-tuned model."
             )
+
+    def _check_requirements(self) -> None:
         for plugin in self.plugins:
             if "teacher" in plugin.requires and not self.has_teacher:
                 raise PluginError(
@@ -272,7 +303,10 @@ class Stage:
 
     def _fresh(self, side: str) -> Model:
         given = self.context.given.get(side)
-        model = given or (self.hook.build_teacher if side == "teacher" else self.hook.build_student)(stage=self)
+        if given is not None:
+            # A copy: what the caller holds is neither trained nor frozen nor moved, and the same call can go on.
+            return Model(copy.deepcopy(given.module), given.tokenizer, given.fresh)
+        model: Model | None = (self.hook.build_teacher if side == "teacher" else self.hook.build_student)(stage=self)
         if model is None:
             raise ModelError(f"No plugin and no [{side}] table of the recipe makes a {side}.")
         return model

@@ -23,10 +23,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pass:
-    """The loss terms of one pass, detached, each with the factor (weight * share) it was summed with."""
+    """The loss terms of one pass.
+
+    Attributes:
+        tag: names the pass; "clean" is the ordinary one.
+        terms: by name, the value, detached, and the factor (weight * share) it was summed with.
+        counted: names of the terms that count somewhere in the update, maybe in other micro-batches only.
+    """
 
     tag: str
     terms: dict[str, tuple[Tensor, float]]
+    counted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,9 +129,18 @@ class Step:
         finally:
             self.batch = before
             self._student.clear()
-        done = Pass(tag, {name: (term.value.detach(), self._factor(term)) for name, term in terms.items()})
+        done = Pass(
+            tag,
+            {name: (term.value.detach(), self._factor(term)) for name, term in terms.items()},
+            tuple(name for name, term in terms.items() if term.weight and self._shares.totals[term.per.name]),
+        )
         self.passes.append(done)
         return done
+
+    def release(self) -> None:
+        """Drops the models' outputs, which nobody needs when the micro-batch is done; its passes stay."""
+        self._teacher.clear()
+        self._student.clear()
 
     @contextmanager
     def isolated(self) -> Iterator[Isolated]:

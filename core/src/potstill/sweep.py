@@ -12,7 +12,7 @@ import tomli_w
 from potstill.files import write_json
 from potstill.progress import Progress
 from potstill.recipe import Recipe, parse, with_overrides
-from potstill.runner import run
+from potstill.runner import expanded, run
 
 
 def sweep(
@@ -40,18 +40,16 @@ def sweep(
     cells = list(_cells(grid, seeds))
     rows: list[dict[str, Any]] = []
     done: list[Path] = []
-    for number, (settings, seed) in enumerate(cells, start=1):
+    # All of them first, so that a wrong value is told before anything is trained.
+    plans = [_plan(recipe, settings, seed) for settings, seed in cells]
+    for number, ((settings, seed), plan) in enumerate(zip(cells, plans, strict=True), start=1):
         name = _name(settings, seed)
         told.note(f"run {number} of {len(cells)}: {name}")
-        plan = _seeded(
-            parse(with_overrides(recipe, [f"{key}={_toml(value)}" for key, value in settings.items()])), seed
-        )
         place = folder / name
         result = run(plan, folder=place, data_root=data_root, progress=told, reuse=done)
         done.append(place)
-        last = list(result.stages.values())[-1]
         rows.append(
-            {"settings": settings, "seed": seed, "folder": name, "metrics": result.metrics, "test": last["test"]}
+            {"settings": settings, "seed": seed, "folder": name, "metrics": result.metrics, "test": result.test}
         )
         write_json(folder / "sweep.json", rows)
     return rows
@@ -63,12 +61,17 @@ def _cells(grid: Mapping[str, Sequence[Any]], seeds: Sequence[int]) -> Iterator[
             yield dict(zip(grid, values, strict=True)), seed
 
 
+def _plan(recipe: Mapping[str, Any], settings: Mapping[str, Any], seed: int | None) -> Recipe:
+    changes = [f"{key}={_toml(value)}" for key, value in settings.items()]
+    plan = _seeded(parse(with_overrides(recipe, changes)), seed)
+    expanded(plan)  # raises for what plugins do not take
+    return plan
+
+
 def _seeded(recipe: Recipe, seed: int | None) -> Recipe:
     if seed is None:
         return recipe
-    stages = tuple(
-        plan if plan.trains == "teacher" else plan.model_copy(update={"seed": seed}) for plan in recipe.stages
-    )
+    stages = tuple(plan if plan.trains == "teacher" else plan.with_(seed=seed) for plan in recipe.stages)
     return recipe.model_copy(update={"stages": stages})
 
 

@@ -9,8 +9,7 @@ from typing import Any, cast
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from potstill.errors import ModelError
-from potstill.files import read_json
-from potstill.places import find_place, first_line, read_config, register_kind
+from potstill.places import find_place, first_line, read_config, read_table, register_kind
 
 
 def load_tokenizer(spec: str, root: Path | None, *, trust: bool = False) -> PreTrainedTokenizerBase:
@@ -34,7 +33,7 @@ def load_tokenizer(spec: str, root: Path | None, *, trust: bool = False) -> PreT
     except ModelError:
         raise
     except Exception as error:  # the tokenizers library raises no class of its own
-        raise ModelError(f"The tokenizer '{spec}' could not be loaded: {first_line(error)}") from error
+        raise ModelError(f"The tokenizer '{spec}' could not be loaded: {first_line(error)}.") from error
     # transformers makes a tokenizer without words where only a config.json is there.
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise ModelError(f"There is no tokenizer in '{spec}': no vocabulary, only special tokens.")
@@ -46,7 +45,11 @@ def _wordpiece(path: Path) -> PreTrainedTokenizerBase:
 
     Upper case is kept where the vocabulary has any.
     """
-    tokens = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path} is not UTF-8 text (byte {error.start}).") from None
+    tokens = text.rstrip("\n").split("\n")
     numbers: dict[str, int] = {}
     for number, token in enumerate(tokens):
         if token in numbers:
@@ -61,7 +64,7 @@ def _wordpiece(path: Path) -> PreTrainedTokenizerBase:
 
 
 def _from_json(path: Path) -> PreTrainedTokenizerBase:
-    known = {token["content"] for token in read_json(path).get("added_tokens", [])}
+    known = {token["content"] for token in read_table(path).get("added_tokens", [])}
     return PreTrainedTokenizerFast(tokenizer_file=str(path), **_roles(known))  # type: ignore[no-untyped-call]
 
 

@@ -11,13 +11,18 @@ from typing import Any
 
 from torch import nn
 
+import potstill
+from potstill import loader
 from potstill.context import Context
+from potstill.discovery import PLUGINS, installed
 from potstill.engine import Engine
 from potstill.errors import PluginError
 from potstill.evaluate import evaluate
-from potstill.files import new_folder, read_json, write_json
+from potstill.files import new_folder, read_json, sweep_drafts, write_json
 from potstill.models import CARD
+from potstill.plugin import Plugin
 from potstill.recipe import StagePlan
+from potstill.references import stage_named
 from potstill.runfolder import RunFolder, content_key
 from potstill.stage import Stage
 
@@ -63,6 +68,8 @@ def run_stage(
             context.ranks.wait()
         else:
             _train(context, plan, folder, key)
+    if context.ranks.main:
+        _tidy(folder)
     result = StageResult(plan.name, folder, read_json(path))
     context.handed_on[plan.name] = result.model
     return result
@@ -70,14 +77,18 @@ def run_stage(
 
 def _train(context: Context, plan: StagePlan, folder: Path, key: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    if context.ranks.main:
+        sweep_drafts(folder.parent)
+        sweep_drafts(folder)
     stage = Stage(context, plan)
     with stage.exit:
         engine = Engine(stage, folder)
         position = engine.train()
-        engine.load_best()
+        engine.judge.load_best(position)
     _check_hooks(stage.student.module, plan)
     finished: Any = stage.hook.finish_student(student=stage.student.module)
     scores = {split: _scores(stage, finished, split) for split in ("validation", "test")}
+    teacher = _outside_teacher(stage)
     if context.ranks.main:
         card = {"task": task_card(context), "max_length": context.recipe.data.max_length, **_columns(context)}
         with new_folder(folder / "best") as draft:
@@ -97,24 +108,46 @@ def _train(context: Context, plan: StagePlan, folder: Path, key: str) -> None:
             "best": {"update": position.best_update, "value": position.best},
             "metrics": scores["validation"],
             "test": scores["test"],
+            "teacher": teacher,
             "parameters": sum(parameter.numel() for parameter in finished.parameters()),
             "bytes": sum(file.stat().st_size for file in (folder / "best").glob("*.safetensors")),
         }
         write_json(folder / "result.json", facts)
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        shutil.rmtree(engine.best_weights, ignore_errors=True)
         context.progress.note(f"{plan.name}: {_sentence(facts)}")
     context.ranks.wait()
 
 
-def _scores(stage: Stage, module: nn.Module, split: str) -> dict[str, float] | None:
+def _tidy(folder: Path) -> None:
+    """Drops what only a stage under way needs; a kill may have come between the result and this."""
+    for name in ("checkpoints", "best-weights"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _scores(stage: Stage, module: nn.Module, split: str, *, teacher_inputs: bool = False) -> dict[str, float] | None:
+    """The scores on a split's rows; None where it has none, or none with a label."""
     rows = stage.examples(split)
-    if rows is None:
+    if rows is None or not stage.task.labelled(rows.labels):
         return None
-    context = stage.context
+    context, size = stage.context, stage.plan.eval_batch_size
     return evaluate(
-        module, rows, stage.task, context.ranks, batch_size=stage.plan.eval_batch_size, check=context.stop.check
+        module,
+        rows,
+        stage.task,
+        context.ranks,
+        batch_size=size,
+        teacher_inputs=teacher_inputs,
+        check=context.check_stop,
     )
+
+
+def _outside_teacher(stage: Stage) -> dict[str, Any] | None:
+    """Scores and size of a teacher that came trained and so has no stage of its own; None for any other."""
+    if stage.plan.teacher != "fresh" or not stage.looks_at_teacher:
+        return None
+    module = stage.teacher.module
+    scores = None if stage.teacher.fresh else _scores(stage, module, "validation", teacher_inputs=True)
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    return {"metrics": scores, "parameters": parameters, "bytes": 4 * parameters}
 
 
 def _sentence(facts: Mapping[str, Any]) -> str:
@@ -149,26 +182,34 @@ def count_hooks(module: nn.Module) -> int:
 
 
 def _key(context: Context, plan: StagePlan, before: Mapping[str, StageResult]) -> str:
-    """What decides the stage's outcome: its plan, seed, data and models, and the stages these come from."""
-    references = (plan.teacher, plan.student)
-    origins = [
-        before[name].facts["key"] for ref in references if ref and (name := ref.removeprefix("stage:")) in before
-    ]
+    """What decides the stage's outcome: its plan, seed, data, models and plugins, and the stages these come from."""
+
+    def origin(reference: str | None) -> str | None:
+        name = stage_named(reference) if reference else None
+        return before[name].facts["key"] if name is not None else reference
+
     recipe = context.recipe
     tables = {"teacher": recipe.teacher, "student": recipe.student}
     used = {side: tables[side] for side in _tables_used(plan)}
     return content_key(
         {
-            "plan": plan.model_dump(exclude={"teacher", "student"}),
+            "plan": plan.model_dump(exclude={"teacher", "student", "checkpoint_every"}),
             "seed": recipe.seed if plan.seed is None else plan.seed,
             "task": recipe.task.model_dump(),
+            "labels": context.task.names,
             "data": recipe.data.model_dump(),
             "rows": context.fingerprint(),
             "models": {side: table.model_dump() if table else None for side, table in used.items()},
-            "origins": origins,
-            "references": [ref for ref in references if ref and not ref.startswith("stage:")],
+            "given": {side: key for side, key in context.given_keys().items() if side in used},
+            "origins": {"teacher": origin(plan.teacher), "student": origin(plan.student)},
+            "versions": _versions(loader.stage_plugins(recipe, plan)),
         }
     )
+
+
+def _versions(plugins: Sequence[Plugin]) -> dict[str, str | None]:
+    known = {found.name: found.version for found in installed(PLUGINS)}
+    return {"potstill": potstill.__version__, **{plugin.name: known.get(plugin.name) for plugin in plugins}}
 
 
 def _tables_used(plan: StagePlan) -> set[str]:

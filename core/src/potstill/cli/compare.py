@@ -56,8 +56,10 @@ def model_table(folders: Sequence[Path], names: Sequence[str]) -> list[dict[str,
 def _recipe(folder: Path) -> Any:
     from potstill import recipe
 
-    if not folder.is_dir():
-        raise UserError(f"There is no run folder '{folder}'.")
+    if not (folder / "recipe.toml").is_file():
+        raise UserError(
+            f"The folder '{folder}' holds no run." if folder.is_dir() else f"There is no run folder '{folder}'."
+        )
     return recipe.load(folder / "recipe.toml")
 
 

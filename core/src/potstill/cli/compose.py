@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -70,12 +69,16 @@ def compose(parts: Parts) -> dict[str, Any]:
 
 
 def data_path(spec: str, option: str) -> str:
-    """A data file or folder as an absolute path; a hub id stays as it is."""
-    return _absolute(spec, option, looks_local=Path(spec).suffix in _DATA_FILES)
+    """A data file or folder as an absolute path, with its "::split" where it has one; a hub id stays as it is."""
+    name, colons, split = spec.partition("::")
+    return _absolute(name, option, looks_local=Path(name).suffix in _DATA_FILES) + colons + split
 
 
 def model(spec: str, option: str) -> str:
-    """A model folder as an absolute path; a hub id stays as it is."""
+    """A model folder, or that of a run folder's model, as an absolute path; a hub id stays as it is."""
+    inner = Path(spec).expanduser() / "model"
+    if (inner / "config.json").is_file():
+        return os.path.abspath(inner)
     return _absolute(spec, option, looks_local=spec.count("/") > 1)
 
 
@@ -95,6 +98,8 @@ def model_folder(path: str) -> Path:
 
 
 def _absolute(spec: str, option: str, looks_local: bool) -> str:
+    if not spec:
+        raise UserError(f"{option} is empty: name a file, a folder or a hub id.")
     path = Path(spec).expanduser()
     if path.exists():
         return os.path.abspath(path)
@@ -105,8 +110,7 @@ def _absolute(spec: str, option: str, looks_local: bool) -> str:
 
 def _task(parts: Parts) -> dict[str, Any]:
     """The task as said, or as the teacher's folder says; with the teacher's labels in the teacher's order."""
-    learnt = _learnt(parts.teacher)
-    theirs = learnt.get("task") or {}
+    theirs = _learnt(parts.teacher)
     kind = parts.task or theirs.get("kind") or "text-classification"
     task: dict[str, Any] = {"kind": kind}
     labels = theirs.get("labels")
@@ -116,15 +120,24 @@ def _task(parts: Parts) -> dict[str, Any]:
 
 
 def _learnt(teacher: str | None) -> dict[str, Any]:
-    """What potstill wrote beside a teacher that it trained: task and labels; {} for any other model."""
-    path = Path(teacher or "").expanduser() / "potstill.json"
-    if teacher is None or not path.is_file():
+    """The task that a teacher's folder tells, as potstill or transformers wrote it; {} where it tells none."""
+    from potstill.places import read_config, read_table
+
+    if not teacher:
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"'{path}' cannot be read: {error}.") from error
-    return content if isinstance(content, dict) else {}
+    folder = Path(model(teacher, "--teacher"))
+    task = read_table(folder / "potstill.json").get("task")
+    if isinstance(task, dict):
+        return task
+    config = read_config(folder)
+    names = config.get("id2label")
+    if not str(config.get("architectures")).endswith("ForSequenceClassification']") or not isinstance(names, dict):
+        return {}
+    if len(names) == 1:
+        return {"kind": "regression"}
+    labels = [names[number] for number in sorted(names, key=int)]
+    unnamed = all(label.startswith("LABEL_") for label in labels)
+    return {} if unnamed else {"kind": "text-classification", "labels": labels}
 
 
 def _data(parts: Parts) -> dict[str, Any]:

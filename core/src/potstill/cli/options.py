@@ -145,7 +145,10 @@ def _save(raw: dict[str, Any], path: Path) -> None:
 
     if not path.parent.is_dir():
         raise RecipeError(f"--save-recipe: there is no folder '{path.parent}'.")
-    path.write_text(tomli_w.dumps(raw), encoding="utf-8")
+    try:
+        path.write_text(tomli_w.dumps(raw), encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"--save-recipe: '{path}' cannot be written: {error.strerror}.") from error
     click.echo(f"The recipe is in {path}.", err=True)
 
 

@@ -44,12 +44,11 @@ def predict(model: str, texts: tuple[str, ...], file: str | None, as_json: bool)
                 click.echo(_line(row))
 
 
-def _given(texts: Sequence[str], file: str | None) -> list[str] | Path | str:
+def _given(texts: Sequence[str], file: str | None) -> list[str] | Path:
     if texts and file is not None:
         raise UserError(f"Both texts and --file {file} are given; name one of them.")
     if file is not None:
-        spec = data_path(file, "--file")
-        return Path(spec) if Path(spec).exists() else spec
+        return Path(data_path(file, "--file"))
     if texts:
         return list(texts)
     if sys.stdin.isatty():

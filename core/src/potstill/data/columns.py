@@ -19,12 +19,16 @@ _BLOCK = 4096
 
 
 def check_columns(columns: Columns, there: Sequence[str], where: str) -> None:
-    """Raises: DataError where a column is missing, with the nearest name and those that are there."""
+    """Raises: DataError where a column is missing, with the nearest name and those that are there, or there twice."""
     for role, name in columns.items():
         if name not in there:
             raise DataError(
                 f"{where} has no column '{name}' (data.{role}); its columns are {', '.join(map(repr, there))}."
                 f"{did_you_mean(name, there)}"
+            )
+        if list(there).count(name) > 1:
+            raise DataError(
+                f"{where} has {list(there).count(name)} columns '{name}' (data.{role}); rename all but one."
             )
 
 

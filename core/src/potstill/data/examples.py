@@ -66,6 +66,11 @@ def padded(table: TokenTable, rows: npt.NDArray[np.int64], pad: int) -> dict[str
     return inputs
 
 
+def has_labels(labels: Targets) -> bool:
+    """Whether any row's label is neither `IGNORED` nor NaN."""
+    return any(bool(np.any((np.asarray(part) != IGNORED) & ~np.isnan(part))) for part in labels)
+
+
 def forget_labels(labels: Targets, keep: int) -> Targets:
     """The labels with only the first `keep` rows' left; the others count as missing. The input stays as it is."""
     if isinstance(labels, list):

@@ -17,6 +17,7 @@ from datasets.data_files import DataFilesDict, DataFilesList
 
 from potstill.data.columns import Columns, by_role, check_columns, values_of, with_labels
 from potstill.errors import DataError
+from potstill.places import first_line
 
 _LAYOUT = 1
 """Part of the key of `datasets`' cache; to be raised when the readers below read differently."""
@@ -174,7 +175,7 @@ class _Texts:
         if isinstance(value, str):
             self.text_at = self.text_at or place
         elif isinstance(value, bool) or not isinstance(value, int | float):
-            raise DataError(f"{self.path}, {place}: '{self.name}' is {value!r:.60}, not text.")
+            raise DataError(f"{self.path}, {place}: '{self.name}' is {json.dumps(value):.60}, not text.")
         elif self.number_at is None:
             self.number_at, self.number = place, value
         if self.text_at and self.number_at:
@@ -213,7 +214,7 @@ def _parquet(paths: Sequence[Path], columns: Columns, where: str, cache: str | N
             file = pq.read_metadata(path)
             check_columns(columns, file.schema.to_arrow_schema().names, str(path))
         except pa.ArrowException as problem:
-            raise DataError(f"{path} is not a readable Parquet file: {problem}.") from None
+            raise DataError(f"{path} is not a readable Parquet file: {first_line(problem)}.") from None
         if not file.num_rows:
             raise DataError(f"{path} holds no rows.")
         digests.append((_digest(path),))

@@ -40,6 +40,8 @@ class RecordedRun:
     def __post_init__(self) -> None:
         if not self.path.is_dir():
             raise UserError(f"There is no run folder '{self.path}'.")
+        if not any((self.path / name).exists() for name in ("recipe.toml", "result.json", "stages")):
+            raise UserError(f"The folder '{self.path}' holds no run.")
 
     @cached_property
     def result(self) -> dict[str, Any]:

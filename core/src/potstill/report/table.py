@@ -113,7 +113,9 @@ def cell(column: str, value: Any) -> str:
         return f"{number:.2f}"
     if column == "speedup":
         return f"{number:.1f}×"
-    return str(value) if isinstance(value, int) else f"{number:.4g}" if column not in METRICS else f"{number:.4f}"
+    if isinstance(value, int):
+        return str(value)
+    return f"{number:.4f}" if column.removeprefix("test_") in METRICS else f"{number:.4g}"
 
 
 def scaled(number: float) -> str:

@@ -15,6 +15,7 @@ import torch
 
 from potstill.batch import EXAMPLE, Unit
 from potstill.data.encode import tokenize
+from potstill.data.examples import has_labels
 from potstill.discovery import installed
 from potstill.errors import DataError, PluginError, RecipeError, did_you_mean
 from potstill.tasks.scores import better as better
@@ -74,16 +75,15 @@ class Task(ABC):
         self.config, self.names = config, names
         self.metric = self.checked_metric(config.metric or self.default_metric)
 
-    @classmethod
-    def checked_metric(cls, metric: str) -> str:
+    def checked_metric(self, metric: str) -> str:
         """The metric's name back.
 
         Raises: RecipeError where the task has no such metric.
         """
-        known = (*cls.metrics, "loss")
+        known = (*self.metrics, "loss")
         if metric not in known:
             raise RecipeError(
-                f"The task '{cls.name}' has no metric '{metric}'; it has {', '.join(known)}."
+                f"The task '{self.name}' has no metric '{metric}'; it has {', '.join(known)}."
                 f"{did_you_mean(metric, known)}"
             )
         return metric
@@ -111,6 +111,10 @@ class Task(ABC):
 
         Raises: DataError, naming the row, where a value is no label.
         """
+
+    def labelled(self, labels: Labels) -> bool:
+        """Whether any row has a label, so that a model can be measured on the rows."""
+        return has_labels(labels)
 
     def collate_labels(self, labels: Labels, width: int) -> Tensor:
         """The labels of a batch's rows as the loss reads them; `width` is the batch's in tokens.

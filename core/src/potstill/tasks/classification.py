@@ -11,7 +11,7 @@ import numpy.typing as npt
 from torch.nn import functional as F
 
 from potstill.batch import EXAMPLE, IGNORED
-from potstill.errors import DataError, did_you_mean
+from potstill.errors import DataError, RecipeError, did_you_mean
 from potstill.tasks import Prediction, Task, full_precision, scores
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ class TextClassification(Task):
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "precision", "recall", "macro_f1", "f1", "matthews")
 
     def __init__(self, config: TaskConfig, names: list[str] | None) -> None:
-        super().__init__(config, names)
         given = names if names is not None else config.labels if isinstance(config.labels, list) else []
         if len(given) < 2:
             raise DataError(
@@ -39,6 +38,14 @@ class TextClassification(Task):
                 "the training data's label column holds more than one label (-1 and empty mean 'no label')."
             )
         self.names: list[str] = list(given)
+        super().__init__(config, self.names)
+
+    def checked_metric(self, metric: str) -> str:
+        if metric == "f1" and len(self.names) != 2:
+            raise RecipeError(
+                f"The metric 'f1' is that of the second of 2 classes, and there are {len(self.names)}; take 'macro_f1'."
+            )
+        return super().checked_metric(metric)
 
     def head(self) -> dict[str, Any]:
         return {

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @click.command
 @click.option("--folder", metavar="DIR", help="The run folder. [default: runs/demo, with --quick runs/demo-quick]")
-@click.option("--quick", is_flag=True, help="Few rows, one epoch: to see in half a minute that everything works.")
+@click.option("--quick", is_flag=True, help="Few rows, few updates: to see in half a minute that everything works.")
 @click.option("--quiet", "-q", is_flag=True, help="No bars and no notes.")
 def demo(folder: str | None, quick: bool, quiet: bool) -> None:
     """Distil a small BERT on this machine's own text: no network, no weights, about 3 minutes.
@@ -38,6 +38,10 @@ def demo(folder: str | None, quick: bool, quiet: bool) -> None:
     from potstill import runner
 
     result = runner.run(path, folder=target, data_root=target, progress=progress)
+    if quick:
+        progress.note(
+            "--quick trains too little for its numbers to mean anything; leave it out for a real distillation."
+        )
     if main_process():
         show(result.folder)
 

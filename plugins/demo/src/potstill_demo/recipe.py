@@ -7,12 +7,15 @@ from pathlib import Path
 
 QUICK = (
     "name=demo-quick",
-    "data.train_rows=1500",
+    "data.train_rows=2400",
     "data.validation_rows=300",
     "data.test_rows=300",
     "stage.teacher.epochs=1",
-    "stage.alone.epochs=1",
-    "stage.distilled.epochs=1",
+    "stage.teacher.batch_size=16",
+    "stage.alone.epochs=2",
+    "stage.alone.batch_size=16",
+    "stage.distilled.epochs=2",
+    "stage.distilled.batch_size=16",
 )
 """What `--quick` changes: seconds instead of minutes, to see that everything works; its models are poor."""
 
