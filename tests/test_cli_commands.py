@@ -16,17 +16,23 @@ from potstill.cli.time import entries, rows
 from potstill.timing import Timing
 
 
-def test_lines_tell_the_start_the_end_and_the_last_facts():
+def test_lines_tell_the_end_and_the_last_facts():
     lines: list[str] = []
-    progress = LineProgress(lines.append)
+    progress = LineProgress(lines.append, shortest=0)
     with progress.bar("distil", 10, done=4) as bar:
         progress.note("epoch 1: accuracy 0.91")
         bar.advance(3, loss=0.5)
         bar.advance(3, loss=0.25, rate="high")
-    assert lines[0] == "distil: 4 of 10"
-    assert lines[1] == "epoch 1: accuracy 0.91"
-    assert lines[2].startswith("distil: 10 of 10 in ")
-    assert lines[2].endswith(" s, loss 0.25, rate high")
+    assert lines == ["epoch 1: accuracy 0.91", "distil: 10 of 10 in 0 s, loss 0.25, rate high"]
+
+
+def test_long_work_tells_how_far_it_is_and_short_work_nothing():
+    lines: list[str] = []
+    with LineProgress(lines.append, every=0).bar("distil", 10) as bar:
+        bar.advance(3, loss=0.5)
+    with LineProgress(lines.append).bar("evaluating", 2) as bar:
+        bar.advance(2)
+    assert lines == ["distil: 3 of 10 in 0 s, loss 0.5"]
 
 
 def test_facts_have_four_digits():
@@ -34,10 +40,9 @@ def test_facts_have_four_digits():
 
 
 def test_only_the_first_rank_speaks(monkeypatch: pytest.MonkeyPatch, capsys):
-    for rank, lines in (("0", 2), ("1", 0)):
+    for rank, lines in (("0", 1), ("1", 0)):
         monkeypatch.setenv("RANK", rank)
-        with make_progress().bar("teacher", 1) as bar:
-            bar.advance()
+        make_progress().note("teacher: accuracy 0.91")
         assert len(capsys.readouterr().err.splitlines()) == lines
 
 

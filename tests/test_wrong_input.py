@@ -78,6 +78,7 @@ def _write_tables(root: Path) -> None:
     for name, content in tables.items():
         (root / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     (root / "nothing").mkdir()
+    (root / "mine" / "model").mkdir(parents=True)
     rows = Dataset.from_dict({"text": ["wave tide", "oak pine", "tram shop"], "label": LABELS})
     DatasetDict({"train": rows, "test": rows}).save_to_disk(root / "splits")
 
@@ -218,7 +219,7 @@ def test_a_wrong_teacher_is_a_sentence(run: Run, folder: str, sentence: str) -> 
         (["--data-root", "nowhere"], "--data-root: there is no folder 'nowhere'"),
         (["--save-recipe", "nothing"], "--save-recipe: 'nothing' cannot be written"),
         (["--folder", "train.csv"], "The run folder train.csv cannot be written"),
-        (["--folder", "teacher"], "holds files and no run, which would write over them"),
+        (["--folder", "mine"], "holds 'model' and no recipe.toml, so it is no run folder"),
         (["--task", "regression", "--train", "words.csv"], "the label 'much' is not a number"),
     ],
     ids=" ".join,

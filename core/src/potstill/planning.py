@@ -7,8 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from potstill.context import Context
 from potstill.data.batching import padded_share
+from potstill.data.examples import Examples
+from potstill.data.random import RowRandom
 from potstill.errors import DataError
 from potstill.files import write_json
 from potstill.models import CARD
@@ -17,7 +22,9 @@ from potstill.quiet import quiet_libraries
 from potstill.recipe import Recipe, StagePlan
 from potstill.runner import expanded
 from potstill.schedule import warmup_updates
+from potstill.shares import shares
 from potstill.stage import Stage
+from potstill.step import Step
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,7 @@ def _stage(context: Context, plan: StagePlan, scratch: Path) -> dict[str, Any]:
             "observed": {
                 side: [_told(feature) for feature in found] for side, found in stage.observed.items() if found
             },
+            "loss_terms": _terms(stage, rows, micro[0]),
             "parameters": {
                 "student": _parameters(stage.student.module),
                 **({"teacher": _parameters(stage.teacher.module)} if stage.looks_at_teacher else {}),
@@ -89,6 +97,15 @@ def _stage(context: Context, plan: StagePlan, scratch: Path) -> dict[str, Any]:
         }
     _leave_untrained(stage, context, scratch)
     return told
+
+
+def _terms(stage: Stage, rows: Examples, first: np.ndarray) -> dict[str, str]:
+    """The loss terms of the first micro-batch, by running it: weight, and what each is a mean of."""
+    batch = rows.batch(first)
+    stage.hook.collate(batch=batch, rng=RowRandom(stage.seed, 0, first))
+    step = Step(stage, batch.to(stage.context.ranks.device), shares([batch], stage.units), 0, 0)
+    with torch.no_grad():
+        return {name: f"{term.weight:g} per {term.per.name}" for name, term in step.terms().items()}
 
 
 def _leave_untrained(stage: Stage, context: Context, scratch: Path) -> None:

@@ -48,9 +48,10 @@ class Plugin:
 
     Subclass it, describe the options in a nested `Config`, and mark hooks with `@hookimpl`:
 
-        class Hidden(Plugin):
-            name = "hidden"
+        class LastLayer(Plugin):
+            name = "last_layer"
             provides = frozenset({"objective"})
+            requires = frozenset({"teacher", "same-tokenizer"})
 
             class Config(PluginConfig):
                 weight: float = 1.0
@@ -62,7 +63,8 @@ class Plugin:
 
             @hookimpl
             def compute_loss(self, step):
-                ...
+                distance = mse(step.student()[Hidden(-1)], step.teacher()[Hidden(-1)], step.student().mask)
+                return [LossTerm("hidden", distance, weight=self.config.weight, per=TOKEN)]
     """
 
     name: ClassVar[str]

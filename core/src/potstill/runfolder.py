@@ -17,8 +17,8 @@ from potstill.errors import DataError, ModelError, RecipeError, UserError
 from potstill.files import read_json, sweep_drafts, text_hash, write_json, write_text
 from potstill.recipe import Recipe, difference, dump, load
 
-_OWN = ("lock", "environment.json")
-"""What a run writes before its recipe.toml."""
+_REPLACED = ("model", "stages", "export", "result.json", "report.html")
+"""What a run replaces in its folder."""
 
 
 class RunFolder:
@@ -56,7 +56,7 @@ class RunFolder:
 
         Raises:
             RecipeError: the folder holds a run of another recipe.
-            UserError: it holds something that is no run.
+            UserError: it holds what a run would replace, and is no run's.
         """
         sweep_drafts(self.path)
         path = self.path / "recipe.toml"
@@ -73,9 +73,10 @@ class RunFolder:
             return
         if path.is_file():
             shutil.rmtree(self.path / "stages", ignore_errors=True)
-        elif any(file.name not in _OWN and not file.name.startswith(".") for file in self.path.iterdir()):
+        elif found := [name for name in _REPLACED if (self.path / name).exists()]:
             raise UserError(
-                f"The folder {self.path} holds files and no run, which would write over them; give another --folder."
+                f"{self.path} holds '{found[0]}' and no recipe.toml, so it is no run folder, and a run would replace "
+                f"'{found[0]}'; give another --folder."
             )
         write_json(self.path / "environment.json", {**environment(), "data_root": str(root.resolve())})
         write_text(path, dump(recipe))

@@ -122,7 +122,7 @@ class Step:
         self._student.clear()
         try:
             with self.stage.precision.forward():
-                terms = self._terms()
+                terms = self.terms()
                 loss = self._sum(terms)
             if loss is not None:
                 self.stage.precision.backward(loss)
@@ -158,7 +158,12 @@ class Step:
                 keep = new if handle.committed else None
                 parameter.grad = old if keep is None else keep if old is None else old + keep
 
-    def _terms(self) -> dict[str, LossTerm]:
+    def terms(self) -> dict[str, LossTerm]:
+        """Every plugin's loss terms for the batch, by name.
+
+        Raises:
+            PluginError: a term that is no scalar, or a mean of an unknown unit.
+        """
         terms: dict[str, LossTerm] = {}
         for returned in self.stage.hook.compute_loss(step=self):
             for term in returned or ():

@@ -88,10 +88,12 @@ class _RichBar(Bar):
 
 
 class LineProgress(Progress):
-    """Plain lines for logs: one when a piece of work starts, one when it ends, one a note."""
+    """Plain lines for logs: a note each, and of longer work a line every half minute and one at its end."""
 
-    def __init__(self, write: Callable[[str], None] | None = None) -> None:
+    def __init__(self, write: Callable[[str], None] | None = None, every: float = 30.0, shortest: float = 2.0) -> None:
         self._write = write or (lambda text: print(text, file=sys.stderr, flush=True))
+        self._every = every
+        self._shortest = shortest
 
     def note(self, text: str) -> None:
         self._write(text)
@@ -99,22 +101,32 @@ class LineProgress(Progress):
     @contextmanager
     def bar(self, name: str, total: int | None, done: int = 0) -> Iterator[Bar]:
         of = f" of {total}" if total is not None else ""
-        self._write(f"{name}: {done}{of}")
-        bar = _LineBar(done)
         started = time.monotonic()
+
+        def tell(bar: _LineBar) -> None:
+            facts = f", {shown(bar.facts)}" if bar.facts else ""
+            self._write(f"{name}: {bar.done}{of} in {time.monotonic() - started:.0f} s{facts}")
+
+        bar = _LineBar(done, tell, self._every)
         yield bar
-        facts = f", {shown(bar.facts)}" if bar.facts else ""
-        self._write(f"{name}: {bar.done}{of} in {time.monotonic() - started:.1f} s{facts}")
+        if time.monotonic() - started >= self._shortest:
+            tell(bar)
 
 
 class _LineBar(Bar):
-    def __init__(self, done: int) -> None:
+    def __init__(self, done: int, tell: Callable[[_LineBar], None], every: float) -> None:
         self.done = done
         self.facts: Facts = {}
+        self._tell = tell
+        self._every = every
+        self._told = time.monotonic()
 
     def advance(self, steps: int = 1, **facts: float | str) -> None:
         self.done += steps
         self.facts |= facts
+        if time.monotonic() - self._told >= self._every:
+            self._told = time.monotonic()
+            self._tell(self)
 
 
 def shown(facts: Facts) -> str:
