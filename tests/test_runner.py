@@ -19,7 +19,7 @@ from datasets import load_dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import potstill
-from potstill.errors import DataError, Interrupted, RecipeError, TrainingError, UserError
+from potstill.errors import DataError, Interrupted, ModelError, RecipeError, TrainingError, UserError
 from potstill.plugin import LossTerm, Plugin, hookimpl
 from potstill.progress import Progress
 from potstill.sweep import sweep
@@ -289,3 +289,22 @@ def test_runs_killed_at_ten_random_moments_end_bit_identical(data: Path, tmp_pat
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "10 of 10 identical" in done.stdout
+
+
+def test_a_vocabulary_that_changed_under_a_run_is_refused(tmp_path: Path) -> None:
+    folder = write_data(tmp_path, train=24)
+    potstill.run(student_only(), folder=tmp_path / "run", data_root=folder)
+    with (folder / "vocab.txt").open("a") as file:
+        file.write("another\n")
+    with pytest.raises(ModelError, match=r"The student's 'vocab\.txt' is not what the run"):
+        potstill.run(student_only(), folder=tmp_path / "run", data_root=folder)
+
+
+def test_a_stage_whose_vocabulary_changed_is_not_taken_over(tmp_path: Path) -> None:
+    folder = write_data(tmp_path, train=24)
+    potstill.run(student_only(), folder=tmp_path / "one", data_root=folder)
+    with (folder / "vocab.txt").open("a") as file:
+        file.write("another\n")
+    notes = Notes()
+    potstill.run(student_only(), folder=tmp_path / "two", data_root=folder, reuse=[tmp_path / "one"], progress=notes)
+    assert not any("taken from" in line for line in notes.lines)

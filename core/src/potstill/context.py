@@ -19,7 +19,7 @@ from potstill.data.encode import encode, tokenizer_key
 from potstill.data.examples import Examples, forget_labels
 from potstill.data.source import Source, open_source
 from potstill.errors import DataError, Interrupted, ModelError
-from potstill.files import sweep_drafts, text_hash
+from potstill.files import path_hash, sweep_drafts, text_hash
 from potstill.progress import Progress
 from potstill.ranks import Ranks
 from potstill.recipe import Recipe
@@ -97,6 +97,7 @@ class Context:
         self.ranks = Ranks()
         self.stop = Stop()
         self.handed_on: dict[str, Path] = {}
+        self._named_files: dict[str, str] = {}
         self._given_keys: dict[str, str] = {}
         self._sources: dict[str, Source | None] = {}
         self._examples: dict[tuple[str, str, str | None], Examples | None] = {}
@@ -203,10 +204,31 @@ class Context:
             self._given_keys.setdefault(side, model_key(model))
         return dict(self._given_keys)
 
+    def named_files(self, side: str) -> dict[str, str]:
+        """Hashes of the files and folders that the table of "teacher" or "student" names, by their words there."""
+        table = getattr(self.recipe, side)
+        words = set(_words(table.model_dump())) if table is not None else set()
+        for word in words - set(self._named_files):
+            if self.path(word).exists():
+                self._named_files[word] = path_hash(self.path(word))
+        return {word: found for word, found in sorted(self._named_files.items()) if word in words}
+
     def fingerprint(self) -> str:
         """A hash of all the data, for telling whether two runs saw the same."""
         splits = [self.source(split) for split in SPLITS]
         return text_hash("|".join(source.fingerprint if source else "" for source in splits))
+
+
+def _words(value: Any) -> Iterator[str]:
+    """Every text in a tree of dicts and lists."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _words(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _words(part)
 
 
 def tokenized(

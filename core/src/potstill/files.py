@@ -109,6 +109,13 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def path_hash(path: Path) -> str:
+    """`file_hash` of a file, or a hash of the names and hashes of the files directly in a folder."""
+    if path.is_file():
+        return file_hash(path)
+    return text_hash("|".join(f"{file.name}:{file_hash(file)}" for file in sorted(path.iterdir()) if file.is_file()))
+
+
 def text_hash(text: str) -> str:
     """SHA-256 of a text, in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -81,12 +81,13 @@ class RunFolder:
         write_json(self.path / "environment.json", {**environment(), "data_root": str(root.resolve())})
         write_text(path, dump(recipe))
 
-    def check_inputs(self, data: str, given: Mapping[str, str]) -> None:
-        """Notes what data and which models in memory the run works on, or checks that they are what they were.
+    def check_inputs(self, data: str, given: Mapping[str, str], files: Mapping[str, Mapping[str, str]]) -> None:
+        """Notes what data, models and vocabularies the run works on, or checks that they are what they were.
 
         Args:
             data: a hash of all rows.
             given: a hash of each model that the caller holds, by side.
+            files: hashes of the files and folders that the tables of teacher and student name.
 
         Raises:
             DataError: the data is not what this run began with.
@@ -103,6 +104,16 @@ class RunFolder:
                 f"The models given as objects are not those that the run in {self.path} began with; "
                 "give another folder to start a new run."
             )
+        before = known.setdefault("files", {side: dict(found) for side, found in files.items()})
+        for side, found in files.items():
+            changed = sorted(
+                word for word in found.keys() | before[side].keys() if found.get(word) != before[side].get(word)
+            )
+            if changed:
+                raise ModelError(
+                    f"The {side}'s '{changed[0]}' is not what the run in {self.path} began with; "
+                    "give another --folder to start a new run."
+                )
         if _first_rank():
             write_json(path, known)
 

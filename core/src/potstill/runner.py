@@ -107,7 +107,8 @@ def run(
         place.begin(plan, root)
         context = Context(plan, place.path, root, progress=progress, given=given, tables=tables)
         context.ranks.wait()  # the first rank has written by then what the others read
-        place.check_inputs(context.fingerprint(), context.given_keys())
+        files = {side: context.named_files(side) for side in ("teacher", "student")}
+        place.check_inputs(context.fingerprint(), context.given_keys(), files)
         with context.stop.listening():
             return _run(context, place, [RunFolder(Path(path)) for path in reuse])
 

@@ -201,6 +201,7 @@ def _key(context: Context, plan: StagePlan, before: Mapping[str, StageResult]) -
             "rows": context.fingerprint(),
             "models": {side: table.model_dump() if table else None for side, table in used.items()},
             "given": {side: key for side, key in context.given_keys().items() if side in used},
+            "files": {side: context.named_files(side) for side in sorted(used)},
             "origins": {"teacher": origin(plan.teacher), "student": origin(plan.student)},
             "versions": _versions(loader.stage_plugins(recipe, plan)),
         }
