@@ -148,9 +148,7 @@ def test_models_and_data_sets_that_the_caller_holds_take_the_place_of_files(
             "task": {"labels": ["sea", "town", "wood"]},
             "data": {"max_length": 16},
             "student": {"layers": [2]},
-            "stage": [
-                {"name": "distil", "plugins": ["hinton"], "epochs": 2, "learning_rate": 1e-3, "teacher": "fresh"}
-            ],
+            "stage": [{"name": "distil", "plugins": ["hinton"], "epochs": 2, "learning_rate": 1e-3}],
         },
         folder=tmp_path / "objects",
         teacher=AutoModelForSequenceClassification.from_pretrained(teacher_folder),

@@ -106,12 +106,10 @@ class RunFolder:
             )
         before = known.setdefault("files", {side: dict(found) for side, found in files.items()})
         for side, found in files.items():
-            changed = sorted(
-                word for word in found.keys() | before[side].keys() if found.get(word) != before[side].get(word)
-            )
+            changed = found.items() ^ before[side].items()
             if changed:
                 raise ModelError(
-                    f"The {side}'s '{changed[0]}' is not what the run in {self.path} began with; "
+                    f"The {side}'s '{min(changed)[0]}' is not what the run in {self.path} began with; "
                     "give another --folder to start a new run."
                 )
         if _first_rank():
