@@ -69,7 +69,9 @@ def _models(run: RecordedRun) -> str:
     if not rows:
         return _section("Models", "<p>No model is finished yet.</p>\n")
     note = "<p class='note'>Metrics are those on the validation rows, “test …” those on the test rows.</p>\n"
-    return _section("Models", table(rows, columns_of(rows)) + note)
+    short, every = columns_of(rows, headline(_metric(run))), columns_of(rows)
+    more = f"<details><summary>All metrics</summary>\n{table(rows, every)}</details>\n" if short != every else ""
+    return _section("Models", table(rows, short) + note + more)
 
 
 def _pictures(run: RecordedRun) -> str:
