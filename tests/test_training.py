@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import potstill
 from potstill import runner, training
-from potstill.batch import TARGET
+from potstill.batch import BATCH, TARGET
 from potstill.context import Context, model_key
 from potstill.engine import Engine
 from potstill.errors import DataError, Interrupted, ModelError, PluginError, RecipeError
@@ -325,3 +325,29 @@ def test_a_module_that_two_names_share_is_trained_once(
     with_plugins(monkeypatch, Shares(lambda step: []))
     parameters = stage_of(student_only(), data, tmp_path).parameters
     assert len({id(parameter) for parameter in parameters}) == len(parameters)
+
+
+@pytest.mark.parametrize(("batches", "told"), [(1, False), (3, True)])
+def test_a_term_across_samples_is_pointed_out_where_an_update_is_cut(
+    batches: int, told: bool, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Pairs(Plugin):
+        name = "pairs"
+
+        @hookimpl
+        def setup(self, stage: Stage) -> None:
+            stage.claim("batching", lambda rows: [rows[i : i + batches] for i in range(0, len(rows), batches)])
+
+        @hookimpl
+        def compute_loss(self, step: Step) -> list[LossTerm]:
+            logits = step.student().logits
+            return [LossTerm("alike", (logits @ logits.T).square().mean(), per=BATCH)]
+
+    with_plugins(monkeypatch, Pairs(None))
+    stage = stage_of(student_only(), data, tmp_path)
+    notes: list[str] = []
+    stage.progress.note = notes.append  # type: ignore[method-assign]
+    with stage.exit:
+        Engine(stage, tmp_path / "s").train()
+    assert [line for line in notes if "'pairs.alike' compares the rows of a micro-batch" in line] == notes[: int(told)]
+    assert len(notes) == int(told)

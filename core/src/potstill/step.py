@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from potstill.batch import TARGET, Batch
+from potstill.batch import TARGET, Batch, Unit
 from potstill.errors import PluginError, TrainingError
 from potstill.features import LOGITS
 from potstill.observe import Outputs
@@ -21,18 +21,26 @@ if TYPE_CHECKING:
     from potstill.stage import Stage
 
 
+class Weighed(NamedTuple):
+    """A loss term of one pass: its value, detached, and the factor (weight * share) it was summed with."""
+
+    value: Tensor
+    factor: float
+    per: Unit
+
+
 @dataclass(frozen=True)
 class Pass:
     """The loss terms of one pass.
 
     Attributes:
         tag: names the pass; "clean" is the ordinary one.
-        terms: by name, the value, detached, and the factor (weight * share) it was summed with.
+        terms: by name.
         counted: names of the terms that count somewhere in the update, maybe in other micro-batches only.
     """
 
     tag: str
-    terms: dict[str, tuple[Tensor, float]]
+    terms: dict[str, Weighed]
     counted: tuple[str, ...] = ()
 
 
@@ -131,7 +139,7 @@ class Step:
             self._student.clear()
         done = Pass(
             tag,
-            {name: (term.value.detach(), self._factor(term)) for name, term in terms.items()},
+            {name: Weighed(term.value.detach(), self._factor(term), term.per) for name, term in terms.items()},
             tuple(name for name, term in terms.items() if term.weight and self._shares.totals[term.per.name]),
         )
         self.passes.append(done)

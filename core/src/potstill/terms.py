@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from potstill.batch import BATCH
 from potstill.errors import DataError, PluginError, TrainingError
 from potstill.records import Sums, means_over_ranks
 from potstill.stage import Stage
@@ -39,10 +40,10 @@ class TermBook:
         names, values, owners = [], [norm.detach().float()], []
         for step in steps:
             for done in step.passes:
-                for name, (value, factor) in done.terms.items():
-                    if factor:
-                        names.append((_told(name, done), factor))
-                        values.append(value.float())
+                for name, term in done.terms.items():
+                    if term.factor:
+                        names.append((_told(name, done), term.factor))
+                        values.append(term.value.float())
                         owners.append(step)
         grad_norm, *numbers = torch.stack(values).tolist()
         # A term that has its elements on other ranks only is there too, with 0, so that every rank knows of it.
@@ -113,6 +114,16 @@ class TermBook:
                 )
         if not names:
             raise PluginError(f"No plugin returned a loss term in the first update of the stage '{self._name}'.")
+        self._warn_of_cuts(steps)
+
+    def _warn_of_cuts(self, steps: list[Step]) -> None:
+        terms = {name: term for step in steps for done in step.passes for name, term in done.terms.items()}
+        across = sorted(name for name, term in terms.items() if term.per == BATCH)
+        if across and (len(steps) > 1 or self._ranks.world > 1):
+            self._stage.progress.note(
+                f"{self._name}: the loss term '{across[0]}' compares the rows of a micro-batch with each other, so it "
+                "changes where an update is cut into micro-batches or spread over processes; no weighing undoes that."
+            )
 
     def _not_finite(self, name: str, number: float, step: Step, update: int) -> str:
         rows = step.batch.index.tolist()

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,140 +14,24 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnxruntime.quantization import quantize_dynamic
 from potstill_onnx.convert import convert
 from potstill_onnx.parity import agreement
 from potstill_onnx.plugin import Onnx
-from potstill_onnx.quantize import quantize
 from potstill_onnx.session import Session
 from torch import nn
 from transformers import (
     AutoTokenizer,
     BertConfig,
-    BertForSequenceClassification,
-    BertTokenizer,
     DistilBertConfig,
     DistilBertForSequenceClassification,
     RobertaConfig,
     RobertaForSequenceClassification,
 )
 
-from potstill.batch import IGNORED, Batch
+from plugins.onnx.tests.jobs import CLASSES, LONGEST, NAMES, VOCABULARY, Bag, bert, export, inputs, job_for, task_of
+from potstill.batch import IGNORED
 from potstill.errors import ModelError, PotstillError
 from potstill.export import Artifact, ExportJob
-from potstill.models import Model
-from potstill.progress import Progress
-from potstill.recipe import TaskConfig
-from potstill.tasks.classification import TextClassification
-from potstill.tasks.regression import Regression
-
-VOCABULARY, LONGEST, CLASSES = 90, 24, 3
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(VOCABULARY - 5))]
-NAMES = ["input_ids", "attention_mask", "token_type_ids"]
-
-
-def bert(layers: int = 2, vocabulary: int = VOCABULARY, labels: int = CLASSES, seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    config = BertConfig(
-        vocab_size=vocabulary,
-        hidden_size=32,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=LONGEST,
-        num_labels=labels,
-        initializer_range=0.3,  # logits far apart, so that a wrong mask shows
-    )
-    return BertForSequenceClassification(config)
-
-
-class Bag(nn.Module):
-    """The mean of the tokens' vectors, and a head: the smallest model that must mind its mask."""
-
-    def __init__(self, labels: int = CLASSES) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.table = nn.Embedding(VOCABULARY, 32)
-        self.inner, self.dropout, self.head = nn.Linear(32, 64), nn.Dropout(0.5), nn.Linear(64, labels)
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
-        mask = attention_mask[..., None].float()
-        mean = (self.table(input_ids) * mask).sum(1) / mask.sum(1)
-        return {"logits": self.head(self.dropout(self.inner(mean).relu()))}
-
-
-def inputs(rows: int, length: int, vocabulary: int = VOCABULARY, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Ragged rows, the first one full."""
-    draw = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(1, length + 1, (rows,), generator=draw)
-    lengths[0] = length
-    mask = (torch.arange(length)[None] < lengths[:, None]).long()
-    ids = torch.randint(5, vocabulary, (rows, length), generator=draw) * mask
-    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
-
-
-class Told(Progress):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
-def task_of(kind: str = "text-classification") -> Any:
-    if kind == "regression":
-        return Regression(TaskConfig(kind="regression"), None)
-    return TextClassification(TaskConfig(), ["arts", "science", "sports"])
-
-
-def job_for(
-    folder: Path, student: nn.Module, teacher: nn.Module | None = None, rows: tuple[int, ...] = (5, 4), **changes: Any
-) -> ExportJob:
-    """Validation batches of the given sizes; the teacher reads other ids of another length. Row 0 has no label."""
-    task = changes.pop("task", None) or task_of()
-    made = []
-    for number, size in enumerate(rows):
-        labels = torch.arange(size) % CLASSES if task.names else torch.arange(size) / 7
-        if task.names and number == 0:
-            labels[0] = IGNORED
-        own, theirs = inputs(size, 9 + number, seed=number), inputs(size, 14, vocabulary=40, seed=number)
-        made.append(Batch(own, theirs, labels, torch.arange(size)))
-
-    def batches(size: int) -> Iterator[Batch]:
-        yield from made
-
-    vocabulary = {word: number for number, word in enumerate(WORDS)}
-    folder.mkdir(parents=True, exist_ok=True)
-    return ExportJob(
-        student=Model(student, BertTokenizer(vocab=vocabulary)),
-        teacher=Model(teacher, BertTokenizer(vocab=vocabulary)) if teacher else None,
-        task=task,
-        folder=folder,
-        batches=batches,
-        max_length=LONGEST,
-        progress=Told(),
-        **changes,
-    )
-
-
-def export(job: ExportJob, **options: Any) -> Artifact:
-    return Onnx(Onnx.Config(**{"rounds": 2, **options})).export(job)
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[ExportJob, Artifact]:
-    """One whole export, timed: a student partly in train mode, INT8, a teacher of another vocabulary."""
-    student = bert().train()
-    student.bert.encoder.layer[1].eval()
-    job = job_for(tmp_path_factory.mktemp("export"), student, bert(layers=1, vocabulary=40, seed=1))
-    return job, export(job)
-
-
-@pytest.fixture(scope="module")
-def fused(tmp_path_factory: pytest.TempPathFactory) -> tuple[ExportJob, Artifact]:
-    """The same student with fused attention."""
-    job = job_for(tmp_path_factory.mktemp("fused"), bert())
-    return job, export(job, attention="fused", time=False)
 
 
 def test_a_row_for_teacher_student_and_int8_with_scores_sizes_and_latency(exported: tuple[ExportJob, Artifact]) -> None:
@@ -315,65 +198,6 @@ def test_plugins_options_leave_out_what_is_not_wanted(tmp_path: Path) -> None:
         Onnx.Config(tolerance=0)
 
 
-@pytest.mark.parametrize("kind", ["exported", "fused"])
-def test_int8_of_either_attention_is_near_fp32_and_smaller(kind: str, request: pytest.FixtureRequest) -> None:
-    job, artifact = request.getfixturevalue(kind)
-    made = inputs(20, 12)
-    exact, int8 = (Session(job.folder / name).logits(made) for name in ("model.onnx", "model.int8.onnx"))
-    assert 0 < np.abs(int8 - exact).max() < 0.2 * exact.std()
-    operators = {node.op_type for node in onnx.load(job.folder / "model.int8.onnx").graph.node}
-    assert operators & {"MatMulInteger", "DynamicQuantizeMatMul"}
-    assert artifact.facts["parity"]["student (onnx int8)"]["rows"] == 9
-
-
-def test_quantizing_does_not_trip_over_the_shapes_that_a_file_states(
-    exported: tuple[ExportJob, Artifact], tmp_path: Path
-) -> None:
-    """The trap: what an exporter wrote down about inner values contradicts what quantization infers."""
-    model = onnx.load(exported[0].folder / "model.onnx")
-    output = next(node.output[0] for node in model.graph.node if node.op_type == "MatMul")
-    del model.graph.value_info[:]
-    model.graph.value_info.append(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, [7, 7, 7, 7]))
-    onnx.save(model, tmp_path / "a.onnx")
-    with pytest.raises(Exception, match=r"(?i)infer|shape|rank"):
-        quantize_dynamic(tmp_path / "a.onnx", tmp_path / "b.onnx")
-    quantize(tmp_path / "a.onnx", tmp_path / "c.onnx")
-    made = inputs(4, 5)
-    found, expected = Session(tmp_path / "c.onnx"), Session(exported[0].folder / "model.int8.onnx")
-    np.testing.assert_array_equal(found.logits(made), expected.logits(made))
-
-
-def test_weights_that_the_graph_puts_together_are_quantized_too(tmp_path: Path) -> None:
-    """As those of an LSTM, whose gates ONNX has in another order than torch."""
-
-    class Shuffled(Bag):
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
-            first, second = self.inner.weight.chunk(2)
-            weight = torch.cat((second, first))
-            return {"logits": self.head((self.table(input_ids) @ weight.T).amax(1))}
-
-    convert(Shuffled(), task_of(), inputs(2, 4), tmp_path / "a.onnx", max_length=LONGEST)
-    assert {node.op_type for node in onnx.load(tmp_path / "a.onnx").graph.node} & {"Split", "Concat"}
-    quantize(tmp_path / "a.onnx", tmp_path / "b.onnx")
-    operators = [node.op_type for node in onnx.load(tmp_path / "b.onnx").graph.node]
-    assert operators.count("MatMulInteger") == 2
-    assert not {"MatMul", "Split", "Concat"} & set(operators)
-
-
-def test_a_scale_for_each_channel_is_nearer_to_fp32_than_one_a_matrix(tmp_path: Path) -> None:
-    module = Bag().eval()
-    with torch.no_grad():  # one channel much larger than the others
-        module.inner.weight[3] *= 30
-    convert(module, task_of(), inputs(2, 4), tmp_path / "a.onnx", max_length=LONGEST)
-    made = inputs(40, 12)
-    exact = Session(tmp_path / "a.onnx").logits(made)
-    error = {}
-    for per_channel in (False, True):
-        quantize(tmp_path / "a.onnx", tmp_path / "b.onnx", per_channel=per_channel)
-        error[per_channel] = np.abs(Session(tmp_path / "b.onnx").logits(made) - exact).mean()
-    assert error[True] < 0.9 * error[False]
-
-
 def test_fused_attention_is_one_node_a_layer_and_answers_the_same(fused: tuple[ExportJob, Artifact]) -> None:
     job, artifact = fused
     operators = [node.op_type for node in onnx.load(job.folder / "model.onnx").graph.node]
@@ -425,7 +249,7 @@ def test_the_exporter_is_silent_and_leaves_logging_as_it_was(tmp_path: Path) -> 
     """In a process of its own: much of the noise comes with the first import of the exporter."""
     code = (
         f"import sys, logging, pathlib; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        f"import test_onnx_export as t; job = t.job_for(pathlib.Path({str(tmp_path)!r}), t.Bag())\n"
+        f"import jobs as t; job = t.job_for(pathlib.Path({str(tmp_path)!r}), t.Bag())\n"
         "t.export(job, time=False); print(logging.root.manager.disable)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
