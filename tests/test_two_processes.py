@@ -40,4 +40,4 @@ def test_two_processes_train_the_weights_of_one(data: Path, tmp_path: Path) -> N
         for side in ("one", "two")
     )
     assert [line["update"] for line in two] == [line["update"] for line in one]
-    assert done.stdout.count("report") == 1
+    assert done.stdout.count("report.html") == 1
