@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tomli_w
 import torch
-from datasets import Dataset, DatasetDict
 
 import potstill.cli
-from potstill.models import from_config
-from potstill.recipe import TaskConfig
-from potstill.tasks import load_task
+from potstill.tasks import better, scores
 from potstill.testing.tiny import bert, write_data
-from potstill.tokenizers import load_tokenizer
+from tests.wrong import LABELS, save_model, write_tables
 
-LABELS = ["sea", "town", "wood"]
 JARGON = ("Traceback", "potstill broke", "pyarrow", "Arrow", "torch.", "pydantic", "size of tensor")
-ROWS = "text,label\nwave tide,sea\noak pine,wood\ntram shop,town\n"
 
 Run = Callable[..., tuple[int, str]]
 
@@ -31,11 +28,11 @@ Run = Callable[..., tuple[int, str]]
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data files, a teacher and damaged copies of it."""
     root = write_data(tmp_path_factory.mktemp("wrong"))
-    _write_tables(root)
-    _save(root / "teacher", LABELS)
-    _save(root / "four", [*LABELS, "sky"])
-    _save(root / "unnamed", ["LABEL_0", "LABEL_1"])
-    _save(root / "value", ["value"])
+    write_tables(root)
+    save_model(root / "teacher", LABELS)
+    save_model(root / "four", [*LABELS, "sky"])
+    save_model(root / "unnamed", ["LABEL_0", "LABEL_1"])
+    save_model(root / "value", ["value"])
     for name in ("pickle", "empty-weights", "cut-weights", "list-config", "no-words", "unlearnt"):
         shutil.copytree(root / "teacher", root / name)
     (root / "pickle" / "model.safetensors").unlink()
@@ -49,46 +46,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = json.loads((root / "teacher" / "config.json").read_text())
     (root / "unlearnt" / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
     return root
-
-
-def _write_tables(root: Path) -> None:
-    tables: dict[str, str | bytes] = {
-        "empty.csv": "",
-        "header.csv": "text,label\n",
-        "binary.csv": bytes(range(256)),
-        "utf16.csv": ROWS.encode("utf-16"),
-        "bom.csv": b"\xef\xbb\xbf" + ROWS.encode(),
-        "columns.csv": "sentence,klass\na,sea\n",
-        "twice.csv": "text,text,label\na,b,sea\n",
-        "ragged.csv": "text,label\na,sea\nb,c,wood\n",
-        "quote.csv": 'text,label\n"a,sea\n',
-        "outside.csv": ROWS + "blue,sky\n",
-        "unlabelled.csv": "text,label\nwave,\noak,\n",
-        "one-class.csv": "text,label\nwave,sea\ntide,sea\n",
-        "words.csv": "text,label\nwave,much\n",
-        "odd.csv": ROWS + "😀 שלום a\x00b,sea\n,wood\n" + "wave " * 20_000 + ",sea\n",
-        "broken.jsonl": '{"text": "a", "label": "sea"}\n{"text":}\n',
-        "null.jsonl": '{"text": null, "label": "sea"}\n',
-        "mixed.jsonl": '{"text": "a", "label": "sea"}\n{"text": 5, "label": "sea"}\n',
-        "false.parquet": "no Parquet",
-        "table.xlsx": "PK",
-        "plain.txt": "wave\noak\n",
-        "list.json": "[]",
-    }
-    for name, content in tables.items():
-        (root / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    (root / "nothing").mkdir()
-    (root / "mine" / "model").mkdir(parents=True)
-    rows = Dataset.from_dict({"text": ["wave tide", "oak pine", "tram shop"], "label": LABELS})
-    DatasetDict({"train": rows, "test": rows}).save_to_disk(root / "splits")
-
-
-def _save(folder: Path, labels: list[str]) -> None:
-    kind = "regression" if len(labels) == 1 else "text-classification"
-    task = load_task(TaskConfig(kind=kind), labels)
-    made = from_config(bert(2), load_tokenizer("vocab.txt", folder.parent), task)
-    made.module.save_pretrained(folder)
-    made.tokenizer.save_pretrained(folder)
 
 
 @pytest.fixture
@@ -346,8 +303,76 @@ def test_a_run_that_stopped_for_wrong_input_goes_on_once_it_is_mended(run: Run, 
 
 def test_a_composed_run_takes_the_labels_in_the_order_of_the_teacher(run: Run, place: Path, tmp_path: Path) -> None:
     shutil.copy(place / "vocab.txt", tmp_path)
-    _save(tmp_path / "turned", LABELS[::-1])
+    save_model(tmp_path / "turned", LABELS[::-1])
     said = composed("--set", "stage.distil.epochs=0.1", teacher="{tmp}/turned")
     code, heard = run(*said)
     assert code == 0, heard
     assert json.loads((tmp_path / "run" / "model" / "potstill.json").read_text())["task"]["labels"] == LABELS[::-1]
+
+
+@pytest.fixture(scope="module")
+def finished(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one update, that tests copy and damage."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    potstill.run(RECIPE, folder=folder, data_root=place)
+    return folder
+
+
+DAMAGES = {"cut": b'{"stage": "dis', "empty": b"", "binary": b"\xff\x00"}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["stages/01-distil/result.json", "result.json", "environment.json"])
+def test_a_damaged_file_of_a_run_is_a_sentence_and_without_it_the_run_goes_on(
+    run: Run, finished: Path, tmp_path: Path, name: str, damage: str
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (tmp_path / "r.toml").write_bytes((folder / "recipe.toml").read_bytes())
+    again = ["run", "{tmp}/r.toml", "--folder", "{tmp}/run", "--data-root", ".", "--quiet"]
+    (folder / name).write_bytes(DAMAGES[damage])
+    said = told(run, *again)
+    assert said.startswith(f"{folder / name} is damaged, for it is not JSON (")
+    assert said.endswith("); put back a whole copy, or remove it and run again.")
+    for words in (["report", "{tmp}/run"], ["compare", "{tmp}/run", str(finished)]):
+        code, said = run(*words)
+        assert code == 0, said
+    (folder / name).unlink()
+    code, said = run(*again)
+    assert code == 0, said
+    known, mended = (json.loads((made / name).read_text()) for made in (finished, folder))
+    assert mended.keys() == known.keys()
+
+
+@pytest.mark.parametrize(("alpha", "expected"), [("1", 0), ("0.5", 2)])
+def test_training_data_without_a_label_is_told_before_the_first_update(run: Run, alpha: str, expected: int) -> None:
+    words = composed("-p", f"hinton:alpha={alpha}", "--epochs", "1", train="unlabelled.csv")
+    code, said = run(*(word for word in words if word != "--quiet"))
+    assert code == expected, said
+    note = "distil: no row of the training data has a label, so loss terms on labels stay empty."
+    assert said.splitlines().count(note) == 1
+    _, said = run(*composed("--epochs", "1", train="bom.csv", folder="{tmp}/labelled")[2:])
+    assert note not in said
+
+
+def test_a_correlation_with_constant_labels_is_undefined_and_loses_to_every_number(run: Run, tmp_path: Path) -> None:
+    words = composed("--task", "regression", "--epochs", "2", train="numbers.csv", teacher="value")
+    code, said = run(*words, "--validation", "constant.csv", "--json")
+    assert code == 0, said
+    facts = json.loads((tmp_path / "run" / "stages" / "01-distil" / "result.json").read_text())
+    assert math.isnan(facts["metrics"]["pearson"])
+    assert math.isnan(facts["metrics"]["spearman"])
+    assert 0 < facts["metrics"]["mse"] < 100
+    undefined = scores.regression(np.array([1.0, 2.0]), np.array([3.0, 3.0]))["pearson"]
+    assert better("pearson", -1.0, undefined)
+    assert not better("pearson", undefined, -1.0)
+    assert not better("pearson", undefined, undefined)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "predicted", [[1, 1, 1], [1, 1 + 1e-7, 1], [1e8, 1e8 + 8, 1e8], [math.nan, 1, 2], [math.inf, 1, 2]]
+)
+def test_predictions_without_a_spread_are_scored_without_a_warning(predicted: list[float]) -> None:
+    found = scores.regression(np.array(predicted, np.float32), np.array([1, 2, 3], np.float32))
+    assert math.isnan(found["pearson"]) or found["pearson"] == pytest.approx(0, abs=1e-6)

@@ -38,6 +38,10 @@ class Engine:
         if rows is None:
             raise DataError(f"The stage '{stage.plan.name}' trains, and the recipe names no data.train.")
         self.train_rows = rows
+        if not stage.task.labelled(rows.labels):
+            self.context.progress.note(
+                f"{stage.plan.name}: no row of the training data has a label, so loss terms on labels stay empty."
+            )
         self.judge = Judge(stage, folder)
         self.parameters = stage.parameters
         self.optimizer = stage.make_optimizer()

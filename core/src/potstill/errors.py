@@ -37,6 +37,10 @@ class PluginError(UserError):
     """A plugin that is missing, broken, in conflict, or breaks a rule of the hooks."""
 
 
+class FileError(UserError, ValueError):
+    """A file that potstill wrote once and cannot read any more."""
+
+
 class ShapeError(UserError, ValueError):
     """Tensors whose shapes do not fit a formula."""
 

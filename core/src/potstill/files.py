@@ -13,6 +13,8 @@ from typing import Any
 
 import psutil
 
+from potstill.errors import FileError
+
 
 def write_text(path: Path, text: str) -> None:
     """Replaces a file in one step; a kill leaves the old one or the new one."""
@@ -36,8 +38,16 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value in a file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The JSON value in a file that potstill wrote.
+
+    Raises: FileError where it is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FileError(
+            f"{path} is damaged, for it is not JSON ({error}); put back a whole copy, or remove it and run again."
+        ) from error
 
 
 @contextmanager

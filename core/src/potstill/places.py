@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from potstill.discovery import installed
 from potstill.errors import ModelError
-from potstill.files import read_json
 
 
 def find_place(spec: str, root: Path | None) -> str:
@@ -31,7 +31,7 @@ def read_table(path: Path) -> dict[str, Any]:
     Raises: ModelError where it holds something else.
     """
     try:
-        content = read_json(path) if path.is_file() else {}
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
         raise ModelError(f"{path} is not JSON: {first_line(error)}.") from error
     if not isinstance(content, dict):

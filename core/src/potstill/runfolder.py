@@ -68,6 +68,8 @@ class RunFolder:
                     f"{'; …' if len(differences) > 3 else ''}); give another --folder or --name, "
                     "or --fresh to begin anew."
                 )
+            if _first_rank() and not (self.path / "environment.json").is_file():
+                self._note_environment(root)
             return
         if not _first_rank():
             return
@@ -78,8 +80,11 @@ class RunFolder:
                 f"{self.path} holds '{found[0]}' and no recipe.toml, so it is no run folder, and a run would replace "
                 f"'{found[0]}'; give another --folder."
             )
-        write_json(self.path / "environment.json", {**environment(), "data_root": str(root.resolve())})
+        self._note_environment(root)
         write_text(path, dump(recipe))
+
+    def _note_environment(self, root: Path) -> None:
+        write_json(self.path / "environment.json", {**environment(), "data_root": str(root.resolve())})
 
     def check_inputs(self, data: str, given: Mapping[str, str], files: Mapping[str, Mapping[str, str]]) -> None:
         """Notes what data, models and vocabularies the run works on, or checks that they are what they were.
