@@ -116,16 +116,16 @@ def test_a_table_with_a_config_takes_its_own_tokenizer_or_the_teachers(vocabular
     teacher = make(vocabulary)
     other = write(vocabulary.parent / "other.txt", [*SPECIAL, "x"])
     spec = ModelConfig.model_validate({"config": SMALL})
-    assert from_recipe(spec, task(), vocabulary.parent, teacher).tokenizer is teacher.tokenizer
+    assert from_recipe(spec, task(), vocabulary.parent, tokenizer=teacher.tokenizer).tokenizer is teacher.tokenizer
     spec = ModelConfig.model_validate({"config": SMALL, "tokenizer": other.name})
-    assert len(from_recipe(spec, task(), vocabulary.parent, teacher).tokenizer) == 6
+    assert len(from_recipe(spec, task(), vocabulary.parent, tokenizer=teacher.tokenizer).tokenizer) == 6
     with pytest.raises(ModelError, match="needs a tokenizer"):
         from_recipe(ModelConfig.model_validate({"config": SMALL}), task(), vocabulary.parent)
 
 
 def test_a_table_with_layers_needs_a_teacher(vocabulary: Path) -> None:
     spec = ModelConfig.model_validate({"layers": [1, 3]})
-    student = from_recipe(spec, task(), vocabulary.parent, make(vocabulary))
+    student = from_recipe(spec, task(), vocabulary.parent, teacher=make(vocabulary))
     assert student.module.config.num_hidden_layers == 2
     with pytest.raises(ModelError, match=r"from the teacher's layers \[1, 3\] needs a teacher"):
         from_recipe(spec, task(), vocabulary.parent)

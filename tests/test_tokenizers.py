@@ -99,3 +99,8 @@ def test_a_tokenizer_that_cannot_be_read_is_one_sentence(
     with pytest.raises(ModelError) as error:
         load_tokenizer(name, tmp_path)
     assert words in sentence(error)
+
+
+def test_a_tokenizer_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="There is no folder .*/nowhere with a tokenizer"):
+        load_tokenizer(str(tmp_path / "nowhere"), None)

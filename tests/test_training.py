@@ -351,3 +351,14 @@ def test_a_term_across_samples_is_pointed_out_where_an_update_is_cut(
         Engine(stage, tmp_path / "s").train()
     assert [line for line in notes if "'pairs.alike' compares the rows of a micro-batch" in line] == notes[: int(told)]
     assert len(notes) == int(told)
+
+
+def test_a_stage_that_does_not_look_at_its_teacher_does_not_load_it(teachers: Path, data: Path, tmp_path: Path) -> None:
+    stage = {"name": "alone", "student": "fresh", "updates": 2, "batch_size": 8}
+    tables = recipe(teacher={"model": str(teachers)})
+    context_stage = stage_of({**tables, "stage": [stage]}, data, tmp_path)
+    with context_stage.exit:
+        Engine(context_stage, tmp_path / "s").train()
+    assert context_stage.has_teacher
+    assert context_stage._teacher is None  # its tokenizer alone was read
+    assert len(context_stage.student.tokenizer) == len(load_tokenizer("vocab.txt", data))

@@ -38,10 +38,13 @@ class Core(Plugin):
         table = stage.recipe.student
         if table is None:
             return None
+        if not stage.has_teacher:
+            return from_recipe(table, stage.task, stage.context.root)
+        if table.layers is not None:
+            return from_recipe(table, stage.task, stage.context.root, teacher=stage.teacher)
         # A student that names no tokenizer of its own reads with the teacher's.
-        wants_teacher = table.layers is not None or (table.config is not None and table.tokenizer is None)
-        teacher = stage.teacher if wants_teacher and stage.has_teacher else None
-        return from_recipe(table, stage.task, stage.context.root, teacher)
+        words = stage.teacher_tokenizer if table.config is not None and table.tokenizer is None else None
+        return from_recipe(table, stage.task, stage.context.root, tokenizer=words)
 
     @hookimpl(trylast=True)
     def compute_loss(self, step: Step) -> list[LossTerm]:

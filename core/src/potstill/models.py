@@ -46,14 +46,22 @@ class Model:
     fresh: tuple[str, ...] = ()
 
 
-def from_recipe(spec: ModelConfig, task: Task, root: Path, teacher: Model | None = None) -> Model:
+def from_recipe(
+    spec: ModelConfig,
+    task: Task,
+    root: Path,
+    *,
+    teacher: Model | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Model:
     """The model that a `[teacher]` or `[student]` table describes.
 
     Args:
         spec: the table; one with `plugin` is that plugin's business.
         task: decides the head.
         root: folders and files are looked for here first.
-        teacher: where the layers of `layers` come from, and the tokenizer where the table names none.
+        teacher: where the layers of `layers` come from.
+        tokenizer: of a model from a config whose table names none.
     """
     if spec.model is not None:
         return load_model(find_place(spec.model, root), task, spec.tokenizer, root, trust=spec.trust_remote_code)
@@ -69,11 +77,10 @@ def from_recipe(spec: ModelConfig, task: Task, root: Path, teacher: Model | None
         )
     if spec.config is None:
         raise ModelError("A model table needs one of: model, config, layers, plugin.")
-    tokenizer = teacher.tokenizer if spec.tokenizer is None and teacher is not None else None
-    if tokenizer is None:
-        if spec.tokenizer is None:
-            raise ModelError("A model from a config needs a tokenizer: a folder, a hub id, or a vocabulary file.")
+    if spec.tokenizer is not None:
         tokenizer = load_tokenizer(spec.tokenizer, root)
+    if tokenizer is None:
+        raise ModelError("A model from a config needs a tokenizer: a folder, a hub id, or a vocabulary file.")
     return from_config(spec.config, tokenizer, task)
 
 

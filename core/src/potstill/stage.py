@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from potstill import loader
 from potstill.batch import UNITS, Unit
@@ -24,6 +25,7 @@ from potstill.observe import Observer, Outputs
 from potstill.optimizer import Precision, adamw, clip_norm, parameter_groups
 from potstill.recipe import Recipe, StagePlan
 from potstill.schedule import multiplier, warmup_updates
+from potstill.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
     from potstill.context import Context
@@ -105,6 +107,21 @@ class Stage:
             self._teacher.module.to(self.context.ranks.device)
             self._teacher.module.eval().requires_grad_(False)
         return self._teacher
+
+    @property
+    def teacher_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The teacher's tokenizer, without loading the teacher where that can be helped.
+
+        Raises:
+            ModelError: the stage has no teacher.
+        """
+        reference, table = self.plan.teacher, self.recipe.teacher
+        if self._teacher is None and reference not in (None, "fresh"):
+            return load_tokenizer(self.context.find(str(reference)), None)
+        named = table.tokenizer or table.model if table is not None and "teacher" not in self.context.given else None
+        if self._teacher is None and reference == "fresh" and table is not None and named is not None:
+            return load_tokenizer(named, self.context.root, trust=table.trust_remote_code)
+        return self.teacher.tokenizer
 
     def path(self, spec: str) -> Path:
         """A path of the recipe: below the data root where it is there, else as it stands."""

@@ -22,6 +22,8 @@ def load_tokenizer(spec: str, root: Path | None, *, trust: bool = False) -> PreT
     path = Path(place)
     if path.suffix in (".txt", ".json") and not path.is_file():
         raise ModelError(f"There is no tokenizer file {path}.")
+    if path.is_absolute() and not path.exists():
+        raise ModelError(f"There is no folder {path} with a tokenizer.")
     if path.is_dir():
         register_kind(read_config(path).get("model_type", ""))
     try:
