@@ -46,7 +46,7 @@ def run(folder: str | None, fresh: bool, quiet: bool, as_json: bool, **options: 
         _clear(target)
     progress = make_progress(quiet)
     if _teacher_unused(prepared.recipe):
-        progress.note("No stage names a plugin, so the teacher is not used; add one, such as -p hinton.")
+        progress.note("No stage names a plugin, so the teacher is not used; add one with -p NAME.")
 
     from potstill import runner
 
