@@ -362,3 +362,24 @@ def test_a_stage_that_does_not_look_at_its_teacher_does_not_load_it(teachers: Pa
     assert context_stage.has_teacher
     assert context_stage._teacher is None  # its tokenizer alone was read
     assert len(context_stage.student.tokenizer) == len(load_tokenizer("vocab.txt", data))
+
+
+def test_a_hook_that_a_plugin_leaves_behind_is_an_error_and_one_the_caller_brought_is_not(
+    teachers: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Leaves(Plugin):
+        name = "leaves"
+
+        @hookimpl
+        def setup(self, stage: Stage) -> None:
+            stage.student.module.register_forward_hook(lambda *_: None)
+
+    student = AutoModelForSequenceClassification.from_pretrained(teachers)
+    student.register_forward_hook(lambda *_: None)
+    given = {"student": student, "student_tokenizer": AutoTokenizer.from_pretrained(teachers)}
+    tables = student_only(epochs=0.1)
+    del tables["student"]
+    potstill.run(tables, folder=tmp_path / "brought", data_root=data, **given)
+    with_plugins(monkeypatch, Leaves(None))
+    with pytest.raises(PluginError, match="1 forward hooks are left on the student after the stage 'plain'"):
+        potstill.run(tables, folder=tmp_path / "left", data_root=data, **given)

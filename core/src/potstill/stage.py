@@ -69,6 +69,7 @@ class Stage:
         try:
             seed_everything(self.seed)
             self.student = self._build_student()
+            self.hooks_before = count_hooks(self.student.module)  # a caller's own model may bring some
             self.student.module.to(context.ranks.device)
             self.student.module.train().requires_grad_(True)
             if context.ranks.world > 1:  # other dropout on other rows
@@ -327,6 +328,11 @@ class Stage:
         if model is None:
             raise ModelError(f"No plugin and no [{side}] table of the recipe makes a {side}.")
         return model
+
+
+def count_hooks(module: nn.Module) -> int:
+    """Forward hooks on a module and all below it."""
+    return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in module.modules())
 
 
 def _one_by_one(rows: Sequence[np.ndarray]) -> Iterable[Sequence[np.ndarray]]:

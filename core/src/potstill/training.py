@@ -24,7 +24,7 @@ from potstill.plugin import Plugin
 from potstill.recipe import StagePlan
 from potstill.references import stage_named
 from potstill.runfolder import RunFolder, content_key
-from potstill.stage import Stage
+from potstill.stage import Stage, count_hooks
 
 
 @dataclass(frozen=True)
@@ -85,16 +85,12 @@ def _train(context: Context, plan: StagePlan, folder: Path, key: str) -> None:
         engine = Engine(stage, folder)
         position = engine.train()
         engine.judge.load_best(position)
-    _check_hooks(stage.student.module, plan)
-    finished: Any = stage.hook.finish_student(student=stage.student.module)
+    _check_hooks(stage)
+    finished = stage.hook.finish_student(student=stage.student.module)
     scores = {split: _scores(stage, finished, split) for split in ("validation", "test")}
     teacher = _outside_teacher(stage)
     if context.ranks.main:
-        card = {"task": task_card(context), "max_length": context.recipe.data.max_length, **_columns(context)}
-        with new_folder(folder / "best") as draft:
-            finished.save_pretrained(draft)
-            stage.student.tokenizer.save_pretrained(draft)
-            write_json(draft / CARD, card)
+        _save(stage, finished, folder / "best")
         facts = {
             "stage": plan.name,
             "trains": plan.trains,
@@ -115,6 +111,22 @@ def _train(context: Context, plan: StagePlan, folder: Path, key: str) -> None:
         write_json(folder / "result.json", facts)
         context.progress.note(f"{plan.name}: {_sentence(facts)}")
     context.ranks.wait()
+
+
+def _save(stage: Stage, finished: Any, folder: Path) -> None:
+    """A folder that transformers reads, and beside the model what it was made for."""
+    data = stage.recipe.data
+    card = {
+        "task": task_card(stage.context),
+        "max_length": data.max_length,
+        "text": data.text,
+        "text_pair": data.text_pair,
+        "label": data.label,
+    }
+    with new_folder(folder) as draft:
+        finished.save_pretrained(draft)
+        stage.student.tokenizer.save_pretrained(draft)
+        write_json(draft / CARD, card)
 
 
 def _tidy(folder: Path) -> None:
@@ -163,22 +175,12 @@ def task_card(context: Context) -> dict[str, Any]:
     return {**context.recipe.task.model_dump(exclude_none=True), "labels": context.task.names}
 
 
-def _columns(context: Context) -> dict[str, Any]:
-    data = context.recipe.data
-    return {"text": data.text, "text_pair": data.text_pair, "label": data.label}
-
-
-def _check_hooks(module: nn.Module, plan: StagePlan) -> None:
-    left = count_hooks(module)
+def _check_hooks(stage: Stage) -> None:
+    left = count_hooks(stage.student.module) - stage.hooks_before
     if left:
         raise PluginError(
-            f"{left} forward hooks are left on the student after the stage '{plan.name}'; put them on stage.exit."
+            f"{left} forward hooks are left on the student after the stage '{stage.plan.name}'; put them on stage.exit."
         )
-
-
-def count_hooks(module: nn.Module) -> int:
-    """Forward hooks on a module and all below it."""
-    return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in module.modules())
 
 
 def _key(context: Context, plan: StagePlan, before: Mapping[str, StageResult]) -> str:
