@@ -20,7 +20,7 @@ from potstill.data.examples import Examples, forget_labels
 from potstill.data.source import Source, open_source
 from potstill.errors import DataError, Interrupted, ModelError
 from potstill.files import path_hash, sweep_drafts, text_hash
-from potstill.progress import Progress
+from potstill.progress import Progress, Stoppable
 from potstill.ranks import Ranks
 from potstill.recipe import Recipe
 from potstill.tasks import Task, label_names, load_task
@@ -171,7 +171,12 @@ class Context:
         if source is None:
             return None
         length, labels = self.recipe.data.max_length, self._labels(split, source)
-        return tokenized(source, self.task, student, teacher, length, labels, cache_folder(), self.progress)
+        return tokenized(source, self.task, student, teacher, length, labels, cache_folder(), self.stoppable)
+
+    @property
+    def stoppable(self) -> Stoppable:
+        """The progress for work that may be broken off at any step: tokenizing, exporting."""
+        return Stoppable(self.progress, self.check_stop)
 
     def check_stop(self) -> None:
         """Raises `Interrupted` where a stop was asked for; for places where nothing has to be saved first.

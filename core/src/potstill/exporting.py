@@ -54,7 +54,7 @@ def export_student(context: Context, last: StageResult, run: Path) -> list[Artif
 
     def job(folder: Path) -> ExportJob:
         return ExportJob(
-            student, teacher, context.task, folder, batches_of(rows), context.recipe.data.max_length, context.progress
+            student, teacher, context.task, folder, batches_of(rows), context.recipe.data.max_length, context.stoppable
         )
 
     return write_exports(context.recipe.export.tables(), job, run / "export")
