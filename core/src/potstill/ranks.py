@@ -47,12 +47,6 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
-    def sum_tensor(self, value: Tensor) -> Tensor:
-        """The sum of a tensor over all ranks."""
-        if self.world > 1:
-            dist.all_reduce(value)
-        return value
-
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Sums `.grad` over all ranks, in buckets, once an update.
 

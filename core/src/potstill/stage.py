@@ -117,12 +117,12 @@ class Stage:
             ModelError: the stage has no teacher.
         """
         reference, table = self.plan.teacher, self.recipe.teacher
-        if self._teacher is None and reference not in (None, "fresh"):
-            return load_tokenizer(self.context.find(str(reference)), None)
-        named = table.tokenizer or table.model if table is not None and "teacher" not in self.context.given else None
-        if self._teacher is None and reference == "fresh" and table is not None and named is not None:
-            return load_tokenizer(named, self.context.root, trust=table.trust_remote_code)
-        return self.teacher.tokenizer
+        if reference is not None and reference != "fresh":
+            return load_tokenizer(self.context.find(reference), None)
+        named = table.tokenizer or table.model if table is not None and table.plugin is None else None
+        if reference is None or named is None or table is None or "teacher" in self.context.given:
+            return self.teacher.tokenizer
+        return load_tokenizer(named, self.context.root, trust=table.trust_remote_code)
 
     def path(self, spec: str) -> Path:
         """A path of the recipe: below the data root where it is there, else as it stands."""
