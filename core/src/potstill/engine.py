@@ -51,6 +51,7 @@ class Engine:
         self.log = JsonLines(folder / "metrics.jsonl", active=self.ranks.main)
         self._agreed_to_stop = False
         stage.count_updates(rows.lengths)
+        stage.ask_teacher(rows)
 
     def train(self) -> Position:
         """Runs the stage to its end; `judge.load_best` then puts back the best evaluation's weights.

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from potstill.batch import TARGET
+from potstill.batch import TARGET, Batch
 from potstill.data.batching import in_order
 from potstill.data.examples import Examples
 from potstill.progress import Bar
@@ -40,6 +40,15 @@ def evaluate(
         module, examples, task, ranks, batch_size=batch_size, teacher_inputs=teacher_inputs, check=check, bar=bar
     )
     return {**task.score(logits, labels), **({} if loss is None else {"loss": loss})}
+
+
+def scores_of(logits: Tensor, examples: Examples, task: Task) -> dict[str, float]:
+    """`evaluate` of logits that are known already, [rows, classes] in the order of the rows."""
+    if not task.labelled(examples.labels):
+        return {}
+    labels = task.collate_labels(examples.labels, 0)
+    batch = Batch({}, {}, labels, torch.arange(len(labels)))
+    return {**task.score(logits.numpy(), labels.numpy()), "loss": float(task.loss(logits, batch))}
 
 
 def predict(

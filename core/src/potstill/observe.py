@@ -116,8 +116,12 @@ class Observer:
             _observing.reset(token)
         values, self._values = self._values, {}
         self._check(values)
+        return output, self.outputs(values, inputs)
+
+    def outputs(self, values: dict[Feature, Any], inputs: dict[str, Tensor]) -> Outputs:
+        """Features of a forward pass over `inputs`, this one's or one that was made before."""
         mask = inputs.get("attention_mask")
-        return output, Outputs(self, values, torch.ones_like(inputs["input_ids"]) if mask is None else mask)
+        return Outputs(self, values, torch.ones_like(inputs["input_ids"]) if mask is None else mask)
 
     def close(self) -> None:
         """Takes every hook off and gives the model its own attention back."""

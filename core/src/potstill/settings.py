@@ -226,6 +226,8 @@ class StagePlan(PluginTables):
     """Stop after this many evaluations without a better one."""
     keep: Literal["best", "last"] = "best"
     """Which model is handed on."""
+    teacher_once: bool = True
+    """Compute the teacher's logits once a row, before the first update, where nothing else of it is looked at."""
     supervised: Annotated[float, Field(ge=0)] | None = None
     """Weight of the task's own loss; 0 where a plugin brings an objective and 1 where none does, if left out."""
     seed: Annotated[int, Field(ge=0)] | None = None

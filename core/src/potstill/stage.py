@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from potstill import loader
-from potstill.batch import UNITS, Unit
+from potstill.batch import UNITS, Batch, Unit
 from potstill.checkpoint import own_random, seed_everything
 from potstill.context import same_tokenizer
 from potstill.data.batching import bucketed
@@ -23,6 +23,8 @@ from potstill.features import LOGITS, Feature
 from potstill.models import Model, check_length, load_model
 from potstill.observe import Observer, Outputs
 from potstill.optimizer import Precision, adamw, clip_norm, parameter_groups
+from potstill.plugin_checks import implementations
+from potstill.recall import teacher_logits
 from potstill.recipe import Recipe, StagePlan
 from potstill.schedule import multiplier, warmup_updates
 from potstill.tokenizers import load_tokenizer
@@ -45,7 +47,7 @@ class Stage:
         student: the model that is trained; in a stage that trains the teacher, that is the teacher.
         exit: closed when the stage ends, however it ends; hooks and patches go on it.
         modules: what plugins added, by name.
-        total_updates: of the whole stage; known once the data is there (after `setup`).
+        total_updates: of the whole stage; known once the data is there (after `setup`), as `updates_per_epoch`.
     """
 
     def __init__(self, context: Context, plan: StagePlan) -> None:
@@ -60,12 +62,13 @@ class Stage:
         self.exit = ExitStack()
         self.modules: dict[str, nn.Module] = {}
         self.units: list[Unit] = list(UNITS)
-        self.total_updates = 0
+        self.total_updates = self.updates_per_epoch = 0
         self._observed: dict[str, set[Feature]] = {"teacher": set(), "student": {LOGITS}}
         self._observers: dict[str, Observer] = {}
         self._claims: dict[str, tuple[Any, str]] = {}
         self._setting_up = "core"
         self._teacher: Model | None = None
+        self._known_logits: Tensor | None = None
         try:
             seed_everything(self.seed)
             self.student = self._build_student()
@@ -200,6 +203,20 @@ class Stage:
             self.exit.callback(self._observers[side].close)
         return self._observers[side]
 
+    def ask_teacher(self, rows: Examples) -> None:
+        """Computes the teacher's logits of all rows beforehand, where that saves passes and changes nothing."""
+        many_epochs = self.total_updates > self.updates_per_epoch
+        changing = any("collate" in implementations(type(plugin)) for plugin in self.plugins)
+        if self.plan.teacher_once and many_epochs and not changing and self._observed["teacher"] == {LOGITS}:
+            known = teacher_logits(self, rows)
+            self._known_logits = None if known is None else known.to(self.context.ranks.device)
+
+    def known_outputs(self, batch: Batch) -> Outputs | None:
+        """The teacher's outputs for a batch of the training rows, unchanged, where they are known beforehand."""
+        if self._known_logits is None:
+            return None
+        return self.observer("teacher").outputs({LOGITS: self._known_logits[batch.index]}, batch.teacher)
+
     def with_logits(self, raw: Any, outputs: Outputs) -> Outputs:
         """Outputs with the task's logits taken from the model's own output, where the model ran to its end."""
         return outputs if raw is None else outputs.with_logits(self.task.logits(raw))
@@ -222,13 +239,14 @@ class Stage:
         return list(self._slot("batching", _one_by_one)(rows))
 
     def count_updates(self, lengths: np.ndarray) -> None:
-        """Sets `total_updates`, now that the rows are there.
+        """Sets `total_updates` and `updates_per_epoch`, now that the rows are there.
 
         Raises:
             RecipeError: the warm-up is longer.
         """
         plan = self.plan
-        self.total_updates = plan.updates or math.ceil((plan.epochs or 0) * len(self.batches(lengths, 0)))
+        self.updates_per_epoch = len(self.batches(lengths, 0))
+        self.total_updates = plan.updates or math.ceil((plan.epochs or 0) * self.updates_per_epoch)
         if warmup_updates(plan.warmup, self.total_updates) > self.total_updates:
             raise RecipeError(
                 f"The stage '{plan.name}' has {self.total_updates} updates and a warm-up of {plan.warmup}."

@@ -91,20 +91,26 @@ class Step:
         self.micro = micro
         self.passes: list[Pass] = []
         self._shares = shares
+        self._own = batch
         self._teacher: dict[int, tuple[Batch, Outputs]] = {}
         self._student: dict[int, tuple[Batch, Outputs]] = {}
 
     def teacher(self, batch: Batch | None = None) -> Outputs:
         """The teacher's outputs for a batch (this step's by default), without gradient.
 
-        Computed once a batch and step, over all passes.
+        Computed once a batch and step, over all passes; logits that are all anybody looks at, once a row
+        (`Stage.ask_teacher`).
         """
         batch = self.batch if batch is None else batch
         if id(batch) not in self._teacher:
-            with torch.no_grad(), self.stage.precision.forward():
-                raw, outputs = self.stage.observer("teacher")(batch.teacher)
-            self._teacher[id(batch)] = (batch, self.stage.with_logits(raw, outputs))
+            known = self.stage.known_outputs(batch) if batch is self._own else None
+            self._teacher[id(batch)] = (batch, known or self._ask_teacher(batch))
         return self._teacher[id(batch)][1]
+
+    def _ask_teacher(self, batch: Batch) -> Outputs:
+        with torch.no_grad(), self.stage.precision.forward():
+            raw, outputs = self.stage.observer("teacher")(batch.teacher)
+        return self.stage.with_logits(raw, outputs)
 
     def student(self, batch: Batch | None = None) -> Outputs:
         """The student's outputs for a batch (this step's by default), computed once a batch and pass."""

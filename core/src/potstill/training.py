@@ -17,10 +17,11 @@ from potstill.context import Context
 from potstill.discovery import PLUGINS, installed
 from potstill.engine import Engine
 from potstill.errors import PluginError
-from potstill.evaluate import evaluate
+from potstill.evaluate import evaluate, scores_of
 from potstill.files import new_folder, read_json, sweep_drafts, write_json
 from potstill.models import CARD
 from potstill.plugin import Plugin
+from potstill.recall import teacher_logits
 from potstill.recipe import StagePlan
 from potstill.references import stage_named
 from potstill.runfolder import RunFolder, content_key
@@ -157,9 +158,18 @@ def _outside_teacher(stage: Stage) -> dict[str, Any] | None:
     if stage.plan.teacher != "fresh" or not stage.looks_at_teacher:
         return None
     module = stage.teacher.module
-    scores = None if stage.teacher.fresh else _scores(stage, module, "validation", teacher_inputs=True)
+    scores = None if stage.teacher.fresh else _teacher_scores(stage)
     parameters = sum(parameter.numel() for parameter in module.parameters())
     return {"metrics": scores, "parameters": parameters, "bytes": 4 * parameters}
+
+
+def _teacher_scores(stage: Stage) -> dict[str, float] | None:
+    """The teacher's scores on the validation rows, of logits that another run may have computed already."""
+    rows = stage.examples("validation")
+    known = None if rows is None else teacher_logits(stage, rows)
+    if rows is None or known is None:
+        return _scores(stage, stage.teacher.module, "validation", teacher_inputs=True)
+    return scores_of(known, rows, stage.task)
 
 
 def _sentence(facts: Mapping[str, Any]) -> str:

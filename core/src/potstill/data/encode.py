@@ -47,7 +47,7 @@ def encode(source: Source, task: Task, tokenizer: Any, max_length: int, cache: P
         if found is None:
             raise
         return found
-    return TokenTable.open(folder / _TABLE)
+    return TokenTable.open(folder / _TABLE, folder.name)
 
 
 def tokenize(texts: list[str], pairs: list[str] | None, tokenizer: Any, max_length: int) -> dict[str, list[list[int]]]:
@@ -132,7 +132,7 @@ def _opened(folder: Path, rows: int) -> TokenTable | None:
         manifest = read_json(folder / _MANIFEST)
         if manifest["rows"] != rows or manifest["sha256"] != file_hash(folder / _TABLE):
             return None
-        return TokenTable.open(folder / _TABLE)
+        return TokenTable.open(folder / _TABLE, folder.name)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         return None
 

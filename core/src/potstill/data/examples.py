@@ -45,6 +45,11 @@ class Examples:
     def __len__(self) -> int:
         return len(self.student)
 
+    @property
+    def teacher_key(self) -> str:
+        """A hash of the teacher's tokens."""
+        return (self.student if self.teacher is None else self.teacher).key
+
     def batch(self, indices: npt.ArrayLike) -> Batch:
         """Rows as a CPU batch of int64 tensors, padded to the longest of them; no rows make a batch of 0 rows."""
         rows = np.asarray(indices, dtype=np.int64)

@@ -21,9 +21,11 @@ class TokenTable:
     Attributes:
         names: the inputs, "input_ids" first.
         lengths: [rows] int32, tokens a row.
+        key: a hash of rows, tokenizer and length.
     """
 
-    def __init__(self, table: pa.Table) -> None:
+    def __init__(self, table: pa.Table, key: str = "") -> None:
+        self.key = key
         self.names: tuple[str, ...] = tuple(table.column_names)
         self._table = table  # keeps the mapping alive
         self._chunk = max(table.column(0).chunk(0).__len__(), 1) if table.num_rows else 1
@@ -31,13 +33,13 @@ class TokenTable:
         self._values = {name: [_values(part) for part in table.column(name).chunks] for name in self.names}
 
     @classmethod
-    def open(cls, path: Path) -> TokenTable:
+    def open(cls, path: Path, key: str = "") -> TokenTable:
         """Maps a file that `writer` wrote.
 
         Raises: pyarrow.ArrowInvalid where the file is not a whole one.
         """
         with pa.memory_map(str(path)) as source:
-            return cls(pa.ipc.open_file(source).read_all())
+            return cls(pa.ipc.open_file(source).read_all(), key)
 
     def __len__(self) -> int:
         return len(self.lengths)
