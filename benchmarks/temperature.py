@@ -27,6 +27,7 @@ from typing import Any
 from potstill.cli.sweep import summary
 
 HERE = Path(__file__).parent / "temperature"
+RATE = "stage.student.learning_rate"
 SEEDS = "1,2,3"
 RATES = (1e-3, 2e-3, 4e-3)
 TEMPERATURES = (1, 5, 10, 20)
@@ -52,20 +53,20 @@ class Study:
     def run(self) -> list[Row]:
         """Rows of the table: what, and mean ± deviation of each metric."""
         rates = self.alone(",".join(map(str, RATES)), "1")
-        rate = max(rates, key=lambda row: row["metrics"]["accuracy"])["settings"]["learning_rate"]
+        rate = max(rates, key=lambda row: row["metrics"]["accuracy"])["settings"][RATE]
         taught = self.taught("taught", rate, ",".join(map(str, TEMPERATURES)))
         best = max(TEMPERATURES, key=lambda t: _mean(taught, t))
-        rows = [_row(f"no teacher, learning rate {row['learning_rate']:g}, one seed", row) for row in summary(rates)]
+        rows = [_row(f"no teacher, learning rate {row[RATE]:g}, one seed", row) for row in summary(rates)]
         rows += [_row("no teacher", row) for row in summary(self.alone(str(rate), SEEDS))]
         rows += [_row(f"T = {row['hinton.temperature']}", row) for row in summary(taught)]
         summed = self.taught("accumulated", rate, str(best), "-p", "accumulate:batches=4", updates=352)
         return rows + [_row(f"T = {best}, accumulating 4 × 64 rows", row) for row in summary(summed)]
 
     def alone(self, rates: str, seeds: str) -> list[Row]:
-        return self._sweep("alone", "--grid", f"learning_rate={rates}", "--seeds", seeds, changes=self.alone_changes)
+        return self._sweep("alone", "--grid", f"{RATE}={rates}", "--seeds", seeds, changes=self.alone_changes)
 
     def taught(self, name: str, rate: float, temperatures: str, *more: str, updates: int = 1408) -> list[Row]:
-        changes = [*self.taught_changes, f"stage.student.learning_rate={rate}", f"stage.student.updates={updates}"]
+        changes = [*self.taught_changes, f"{RATE}={rate}", f"stage.student.updates={updates}"]
         changes += [f"stage.student.evaluate_every={updates // 4}"]
         changes += [f"teacher.model={self.scratch.resolve() / 'teacher/model'}"]
         words = ["-p", f"hinton:alpha={ALPHA}", *more, "--grid", f"hinton.temperature={temperatures}"]
