@@ -1,0 +1,326 @@
+"""What the engine costs: CPU time a step above a bare loop with the same maths, and beside transformers' Trainer.
+
+    python benchmarks/overhead.py [--rounds 7] [--threads 1] [--out FILE.md]
+
+Two cells: "trivial" (an embedding, a mean, a linear layer; batch 8 × 16), where nearly all of a step is the loop
+itself, and "small" (a BERT of 12 × 256 teaches one of 4 × 256, batch 16 × 32). Every variant does the same: collate a
+batch, teacher and student forward, 0.9 · T² · KL + 0.1 · cross-entropy, backward, clip at 1.0, AdamW (fused), linear
+schedule. potstill runs three plugins: hinton, accumulate with one micro-batch, and a clock in `on_update`. Each turn is
+a process of its own, the variants take turns, and CPU time is counted between two updates, so that neither the start
+nor the last checkpoint is in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from statistics import median
+from time import perf_counter, process_time
+from typing import Any
+
+VARIANTS = ("bare", "potstill", "trainer")
+TEMPERATURE, ALPHA, RATE = 4.0, 0.9, 1e-4
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One size: rows of a batch, tokens of a row, and the updates to warm up and to count."""
+
+    batch: int
+    length: int
+    warmup: int
+    counted: int
+
+
+CELLS = {"trivial": Cell(8, 16, 100, 1000), "small": Cell(16, 32, 5, 20)}
+LABELS = ["a", "b", "c", "d"]
+WORDS = [f"w{number}" for number in range(1000)]
+
+
+class Clock:
+    """CPU and wall time between the end of the warm-up and the last update."""
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
+        self.marks: list[tuple[float, float]] = []
+
+    def tick(self, update: int) -> None:
+        """Told of every update, counted from 1."""
+        if update in (self.cell.warmup, self.cell.warmup + self.cell.counted):
+            self.marks.append((process_time(), perf_counter()))
+
+    def result(self) -> dict[str, float]:
+        """Milliseconds a step."""
+        (cpu, wall), (cpu_end, wall_end) = self.marks
+        return {
+            "cpu_ms": 1000 * (cpu_end - cpu) / self.cell.counted,
+            "wall_ms": 1000 * (wall_end - wall) / self.cell.counted,
+        }
+
+
+def models(cell: str) -> tuple[Any, Any]:
+    """Teacher and student."""
+    import torch
+    from torch import nn
+    from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
+
+    class Bag(PreTrainedModel):
+        """The mean of the tokens' vectors and a linear head."""
+
+        config_class = BertConfig
+
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.table = nn.Embedding(config.vocab_size, config.hidden_size)
+            self.head = nn.Linear(config.hidden_size, config.num_labels)
+
+        def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any = None) -> Any:
+            mask = attention_mask[..., None].float()
+            return {"logits": self.head((self.table(input_ids) * mask).sum(1) / mask.sum(1))}
+
+    def made(layers: int, hidden: int, kind: Any) -> Any:
+        config = BertConfig(
+            vocab_size=len(WORDS) + 5,
+            hidden_size=hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            intermediate_size=4 * hidden,
+            max_position_embeddings=64,
+            num_labels=len(LABELS),
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+        return kind(config)
+
+    torch.manual_seed(0)
+    if cell == "trivial":
+        return made(1, 16, Bag), made(1, 16, Bag)
+    return made(12, 256, BertForSequenceClassification), made(4, 256, BertForSequenceClassification)
+
+
+def stage_of(cell: str, folder: Path, extra: Callable[[int], None]) -> Any:
+    """A potstill stage on made-up rows, all of one length; `extra` is told of every update."""
+    from datasets import Dataset
+
+    from potstill import loader
+    from potstill.context import Context
+    from potstill.models import Model
+    from potstill.plugin import Plugin, hookimpl
+    from potstill.progress import Progress
+    from potstill.recipe import parse
+    from potstill.runner import expanded
+    from potstill.stage import Stage
+    from potstill.tokenizers import load_tokenizer
+
+    class Ticking(Plugin):
+        name = "clock"
+
+        @hookimpl
+        def on_update(self, update: Any) -> None:
+            extra(update.number)
+
+    size = CELLS[cell]
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    words = load_tokenizer("vocab.txt", folder)
+    rows = size.batch * 64
+    texts = [" ".join(WORDS[(7 * row + 13 * at) % 1000] for at in range(size.length - 2)) for row in range(rows)]
+    table = Dataset.from_dict({"text": texts, "label": [LABELS[row % 4] for row in range(rows)]})
+    stage = {
+        "name": "distil",
+        "updates": size.warmup + size.counted,
+        "batch_size": size.batch,
+        "learning_rate": RATE,
+        "plugins": ["hinton", "accumulate"],
+        "hinton": {"temperature": TEMPERATURE, "alpha": ALPHA},
+        "accumulate": {"batches": 1},
+        "teacher_once": False,
+        "checkpoint_every": 10**6,
+    }
+    recipe = expanded(
+        parse({"data": {"max_length": size.length}, "task": {"labels": LABELS}, "stage": [stage]}), teacher_given=True
+    )
+    teacher, student = models(cell)
+    given = {"teacher": Model(teacher, words), "student": Model(student, words)}
+    context = Context(recipe, folder, folder, progress=Progress(), given=given, tables={"train": table})
+    plain = loader.stage_plugins
+    loader.stage_plugins = lambda recipe, plan: [*plain(recipe, plan), Ticking(None)]  # type: ignore[assignment]
+    return Stage(context, recipe.stages[0])
+
+
+def potstill(cell: str, folder: Path) -> dict[str, float]:
+    """The engine."""
+    from potstill.engine import Engine
+
+    clock = Clock(CELLS[cell])
+    stage = stage_of(cell, folder, clock.tick)
+    with stage.exit:
+        Engine(stage, folder).train()
+    return clock.result()
+
+
+def loss_of(student: Any, teacher: Any, labels: Any) -> Any:
+    """The maths that all variants share, on logits."""
+    import torch.nn.functional as F
+
+    known, learnt = F.log_softmax(teacher / TEMPERATURE, -1), F.log_softmax(student / TEMPERATURE, -1)
+    soft = TEMPERATURE**2 * (known.exp() * (known - learnt)).sum(-1).mean()
+    return ALPHA * soft + (1 - ALPHA) * F.cross_entropy(student, labels)
+
+
+def bare(cell: str, folder: Path) -> dict[str, float]:
+    """A loop as one would write it for this one purpose, on batches collated by the same code."""
+    import torch
+
+    from potstill.optimizer import parameter_groups
+    from potstill.schedule import multiplier
+
+    size, clock = CELLS[cell], Clock(CELLS[cell])
+    stage = stage_of(cell, folder, lambda update: None)
+    rows, total = stage.examples("train"), size.warmup + size.counted
+    teacher, student = stage.teacher.module, stage.student.module
+    parameters = list(student.parameters())
+    optimizer = torch.optim.AdamW(parameter_groups([student], 0.01), lr=RATE, fused=True)
+
+    def batches() -> Iterator[Any]:
+        for epoch in range(10**6):
+            for group in stage.batches(rows.lengths, epoch):
+                yield rows.batch(group[0])
+
+    for update, batch in enumerate(batches(), 1):
+        with torch.no_grad():
+            known = stage.task.logits(teacher(**batch.teacher))
+        loss = loss_of(stage.task.logits(student(**batch.student)), known, batch.labels)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * multiplier("linear", update - 1, total, 0.1, None)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        loss.item()  # as the engine reads every term, to see that it is finite
+        clock.tick(update)
+        if update == total:
+            return clock.result()
+    raise AssertionError
+
+
+def trainer(cell: str, folder: Path) -> dict[str, float]:
+    """transformers' Trainer with the usual custom `compute_loss`."""
+    import torch
+    from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
+
+    size, clock = CELLS[cell], Clock(CELLS[cell])
+    stage = stage_of(cell, folder, lambda update: None)
+    rows = stage.examples("train")
+    teacher, student = stage.teacher.module, stage.student.module
+
+    class Ticking(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            clock.tick(state.global_step)
+
+    class Distiller(Trainer):
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+            labels = inputs.pop("labels")
+            with torch.no_grad():
+                known = stage.task.logits(teacher(**inputs))
+            output = model(**inputs)
+            loss = loss_of(stage.task.logits(output), known, labels)
+            return (loss, output) if return_outputs else loss
+
+    one = [rows.batch([row]) for row in range(len(rows))]
+    dataset = [
+        {name: value[0] for name, value in batch.student.items()} | {"labels": int(batch.labels[0])} for batch in one
+    ]
+    arguments = TrainingArguments(
+        str(folder / "trainer"),
+        max_steps=size.warmup + size.counted,
+        per_device_train_batch_size=size.batch,
+        learning_rate=RATE,
+        weight_decay=0.01,
+        warmup_steps=(size.warmup + size.counted) // 10,
+        max_grad_norm=1.0,
+        optim="adamw_torch_fused",
+        logging_steps=50,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )
+    Distiller(
+        student,
+        arguments,
+        data_collator=DataCollatorWithPadding(stage.student.tokenizer),
+        train_dataset=dataset,  # type: ignore[arg-type]
+        callbacks=[Ticking()],
+    ).train()
+    return clock.result()
+
+
+def turn(cell: str, variant: str, threads: int) -> dict[str, float]:
+    """One turn in a process of its own."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+    words = [sys.executable, __file__, "--turn", cell, variant]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def report(results: dict[str, dict[str, list[dict[str, float]]]], rounds: int, threads: int) -> str:
+    """Markdown: medians, and the difference to the bare loop of the same round."""
+    lines = [
+        f"{date.today()}, {platform.machine()}, {rounds} rounds, {threads} thread(s), "
+        f"load {os.getloadavg()[0]:.1f} at the end.",
+        "",
+        "| cell | variant | CPU ms a step | above bare, µs | ratio to bare | wall ms a step |",
+        "|---|---|---|---|---|---|",
+    ]
+    for cell, variants in results.items():
+        for variant, turns in variants.items():
+            cpu = [one["cpu_ms"] for one in turns]
+            base = [one["cpu_ms"] for one in variants["bare"]]
+            above = median(a - b for a, b in zip(cpu, base, strict=True))
+            ratio = median(a / b for a, b in zip(cpu, base, strict=True))
+            wall = median(one["wall_ms"] for one in turns)
+            lines.append(f"| {cell} | {variant} | {median(cpu):.3f} | {1000 * above:.0f} | {ratio:.3f} | {wall:.3f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--turn", nargs=2, metavar=("CELL", "VARIANT"), help=argparse.SUPPRESS)
+    told = parser.parse_args()
+    if told.turn:
+        cell, variant = told.turn
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps({"bare": bare, "potstill": potstill, "trainer": trainer}[variant](cell, Path(folder))))
+        return
+    results: dict[str, dict[str, list[dict[str, float]]]] = {
+        cell: {variant: [] for variant in VARIANTS} for cell in told.cells
+    }
+    for _ in range(told.rounds):
+        for cell in told.cells:
+            for variant in VARIANTS:
+                results[cell][variant].append(turn(cell, variant, told.threads))
+                print(cell, variant, results[cell][variant][-1], file=sys.stderr, flush=True)
+    text = report(results, told.rounds, told.threads)
+    told.out.write_text(text, encoding="utf-8") if told.out else print(text)
+
+
+if __name__ == "__main__":
+    main()
