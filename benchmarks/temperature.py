@@ -29,7 +29,7 @@ from potstill.cli.sweep import summary
 HERE = Path(__file__).parent / "temperature"
 RATE = "stage.student.learning_rate"
 SEEDS = "1,2,3"
-RATES = (1e-3, 2e-3, 4e-3)
+RATES = (2e-3, 4e-3, 8e-3)
 TEMPERATURES = (1, 5, 10, 20)
 ALPHA = 0.9
 LABELLED = 5000
@@ -105,10 +105,11 @@ def main() -> None:
     parser.add_argument("data_root", type=Path)
     parser.add_argument("scratch", type=Path)
     parser.add_argument("--out", type=Path, help="a Markdown file for the tables; standard output where left out")
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     told = parser.parse_args()
     potstill("run", HERE / "teacher.toml", "--data-root", told.data_root, "--folder", told.scratch / "teacher")
     parts = []
-    for setting in SETTINGS:
+    for setting in told.settings:
         study = Study(told.data_root, told.scratch, setting)
         parts.append(f"### ({setting}) {study.title}\n\n{table(study.run())}\n")
     text = "\n".join(parts)
