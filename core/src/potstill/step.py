@@ -137,7 +137,8 @@ class Step:
         try:
             with self.stage.precision.forward():
                 terms = self.terms()
-                loss = self._sum(terms)
+                factors = {name: term.weight * self._shares.share(term.per, self.micro) for name, term in terms.items()}
+                loss = _weighted_sum(terms, factors)
             if loss is not None:
                 self.stage.precision.backward(loss)
         finally:
@@ -145,7 +146,7 @@ class Step:
             self._student.clear()
         done = Pass(
             tag,
-            {name: Weighed(term.value.detach(), self._factor(term), term.per) for name, term in terms.items()},
+            {name: Weighed(term.value.detach(), factors[name], term.per) for name, term in terms.items()},
             tuple(name for name, term in terms.items() if term.weight and self._shares.totals[term.per.name]),
         )
         self.passes.append(done)
@@ -192,17 +193,14 @@ class Step:
                 terms[term.name] = term
         return terms
 
-    def _factor(self, term: LossTerm) -> float:
-        return term.weight * self._shares.share(term.per, self.micro)
 
-    def _sum(self, terms: dict[str, LossTerm]) -> Tensor | None:
-        """The sum of the terms that count here; a term without an element is left out, so that its NaN is too."""
-        parts = [term.value * self._factor(term) for term in terms.values() if self._factor(term)]
-        if not parts:
-            return None
-        loss = torch.stack(parts).sum() if len(parts) > 1 else parts[0]
-        if not loss.requires_grad:
-            raise TrainingError(
-                f"The loss ({', '.join(terms)}) does not depend on what is trained: it has no gradient."
-            )
-        return loss
+def _weighted_sum(terms: dict[str, LossTerm], factors: dict[str, float]) -> Tensor | None:
+    """The sum of the terms that count here; a term without an element is left out, so that its NaN is too."""
+    loss: Tensor | None = None
+    for name, factor in factors.items():
+        if factor:
+            value = terms[name].value
+            loss = value * factor if loss is None else torch.add(loss, value, alpha=factor)
+    if loss is not None and not loss.requires_grad:
+        raise TrainingError(f"The loss ({', '.join(terms)}) does not depend on what is trained: it has no gradient.")
+    return loss
