@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from potstill.errors import DiskError
 from potstill.files import file_hash, new_folder, read_json, sweep_drafts, text_hash, write_json, write_text
 from potstill.records import JsonLines, Sums, means_over_ranks
 
@@ -53,12 +54,10 @@ def test_a_disk_that_fails_leaves_the_old_file_and_no_draft(tmp_path: Path, monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(DiskError, match=r"note\.txt cannot be written: no space is left on its disk"):
         write_text(path, "new")
-    with pytest.raises(OSError, match="No space left"), new_folder(tmp_path / "folder") as draft:
+    with pytest.raises(DiskError, match=r"folder cannot be written: no space is left"), new_folder(tmp_path / "folder") as draft:
         (draft / "file").write_text("new")
-    monkeypatch.undo()
-    sweep_drafts(tmp_path)
     assert (path.read_text(), names(tmp_path)) == ("old", ["note.txt"])
 
 
@@ -106,10 +105,31 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
     (tmp_path / f".model.{GONE}.tmp" / "weights").write_text("half")
     (tmp_path / f".note.txt.{GONE}.tmp").write_text("half")
     (tmp_path / f".model.{GONE}.old").mkdir()
-    for name in ("model", "other.tmp", ".hidden"):
+    others = [".hidden", ".notes.old", ".notes.tmp", "model", "other.tmp"]
+    for name in others:
         (tmp_path / name).mkdir()
     sweep_drafts(tmp_path)
-    assert names(tmp_path) == [".hidden", "model", "other.tmp"]
+    assert names(tmp_path) == others
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model"
+    with new_folder(path) as draft:
+        (draft / "weights").write_text("old")
+    rename = Path.rename
+
+    def stopped(self: Path, target: Path) -> Path:
+        if self.suffix == ".tmp":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", stopped)
+    with pytest.raises(KeyboardInterrupt), new_folder(path) as draft:
+        (draft / "weights").write_text("new")
+    assert names(tmp_path) == ["model"]
+    assert (path / "weights").read_text() == "old"
 
 
 def test_a_kill_between_moving_aside_and_replacing_gives_the_old_folder_back(tmp_path: Path) -> None:
@@ -141,9 +161,9 @@ def test_a_folder_that_may_not_be_written_is_an_error_and_stays(tmp_path: Path) 
     write_text(tmp_path / "note.txt", "old")
     tmp_path.chmod(0o500)
     try:
-        with pytest.raises(PermissionError):
+        with pytest.raises(DiskError, match="permission is denied"):
             write_text(tmp_path / "note.txt", "new")
-        with pytest.raises(PermissionError), new_folder(tmp_path / "model"):
+        with pytest.raises(DiskError, match="permission is denied"), new_folder(tmp_path / "model"):
             pass
         assert (tmp_path / "note.txt").read_text() == "old"
     finally:

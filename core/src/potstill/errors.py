@@ -41,6 +41,10 @@ class FileError(UserError, ValueError):
     """A file that potstill wrote once and cannot read any more."""
 
 
+class DiskError(UserError, OSError):
+    """A file that the system does not let potstill write: no space, no permission."""
+
+
 class ShapeError(UserError, ValueError):
     """Tensors whose shapes do not fit a formula."""
 

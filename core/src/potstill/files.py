@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,23 +14,31 @@ from typing import Any
 
 import psutil
 
+from potstill.disk import writing
 from potstill.errors import FileError
+
+_LEFT = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)\.(?P<kind>tmp|old)")
+"""A draft, or what was moved aside for one."""
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a file in one step; a kill leaves the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Replaces a file in one step; a kill leaves the old one or the new one.
+
+    Raises: DiskError where the disk is full or must not be written.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with draft.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -52,26 +61,39 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill; it takes its name, in place of an old one, only when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A folder to fill; it takes its name, in place of an old one, only when the block ends well.
+
+    Raises: DiskError where the disk is full or must not be written.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    try:
-        yield draft
-    except BaseException:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(draft, ignore_errors=True)
-        raise
-    for part in [*draft.rglob("*"), draft]:
-        _sync(part)
-    if path.exists():
-        old = path.with_name(f".{path.name}.{os.getpid()}.old")
+        try:
+            draft.mkdir()
+            yield draft
+            for part in [*draft.rglob("*"), draft]:
+                _sync(part)
+            _take_place(draft, path)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        sync_folder(path.parent)
+
+
+def _take_place(draft: Path, path: Path) -> None:
+    if not path.exists():
+        draft.rename(path)
+        return
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    try:
         path.rename(old)
         draft.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        draft.rename(path)
-    sync_folder(path.parent)
+    except BaseException:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def sweep_drafts(folder: Path) -> None:
@@ -79,25 +101,22 @@ def sweep_drafts(folder: Path) -> None:
 
     A folder that was moved aside and not yet replaced takes its name back.
     """
-    for path in folder.glob(".*.tmp"):
-        if _being_written(path):
+    for path in folder.glob(".*"):
+        left = _LEFT.fullmatch(path.name)
+        if left is None or _at_work(int(left["process"])):
             continue
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-    for path in folder.glob(".*.old"):
-        if _being_written(path):
-            continue
-        name = path.name[1:].rsplit(".", 2)[0]
-        if (folder / name).exists():
+        if left["kind"] == "old" and not (folder / left["name"]).exists():
+            with suppress(OSError):  # another rank was faster
+                path.rename(folder / left["name"])
+        elif path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
-            with suppress(OSError):  # another rank was faster
-                path.rename(folder / name)
+            path.unlink(missing_ok=True)
 
 
-def _being_written(draft: Path) -> bool:
-    """Whether the process that a draft's name tells is another one and still alive."""
-    process = draft.name.split(".")[-2]
-    return process.isdecimal() and int(process) != os.getpid() and psutil.pid_exists(int(process))
+def _at_work(process: int) -> bool:
+    """Whether a process is another one and still alive."""
+    return process != os.getpid() and psutil.pid_exists(process)
 
 
 def sync_folder(path: Path) -> None:

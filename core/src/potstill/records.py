@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from potstill.disk import writing
+
 
 class JsonLines:
     """A file that lines are added to; `cut` takes back what was written after a checkpoint."""
@@ -22,7 +24,7 @@ class JsonLines:
     def add(self, record: dict[str, Any]) -> None:
         """One more line."""
         if self._active:
-            with self.path.open("a", encoding="utf-8") as file:
+            with writing(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     @property
@@ -30,7 +32,7 @@ class JsonLines:
         """Bytes so far, made durable, so that a checkpoint may count on them."""
         if not self._active:
             return 0
-        with self.path.open("rb+") as file:
+        with writing(self.path), self.path.open("rb+") as file:
             os.fsync(file.fileno())
             return file.seek(0, os.SEEK_END)
 

@@ -37,7 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         _say("Interrupted.")
         return INTERRUPTED
-    except Exception as error:
+    except Exception as problem:
+        from potstill.disk import refusal
+
+        error = refusal(problem) or problem
         _say(traceback.format_exc().rstrip() if debug else _sentence(error))
         return error.exit_code if isinstance(error, PotstillError) else 1
 

@@ -18,6 +18,7 @@ from huggingface_hub import HfApi, is_offline_mode
 
 from potstill.data.columns import Columns, as_text, by_role, named_labels, values_of
 from potstill.data.files import SUFFIXES, read
+from potstill.disk import refusal
 from potstill.errors import DataError, did_you_mean
 
 _BLOCK = 4096
@@ -76,8 +77,9 @@ def open_source(
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"{path}: the column '{twice}' is named for two roles; each role needs a column of its own.")
-    with _quiet(), _told(path):
-        dataset = _found(spec, wanted, root, path, None if cache is None else str(cache / "datasets"))
+    kept = None if cache is None else cache / "datasets"
+    with _quiet(), _told(path, kept):
+        dataset = _found(spec, wanted, root, path, None if kept is None else str(kept))
         if rows is not None:
             dataset = dataset.select(range(min(rows, len(dataset))))
         if not len(dataset):
@@ -179,7 +181,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _told(where: str) -> Iterator[None]:
+def _told(where: str, cache: Path | None) -> Iterator[None]:
     """What goes wrong inside `datasets` as one sentence; our own errors are taken out of its wrapping."""
     try:
         yield
@@ -191,6 +193,8 @@ def _told(where: str) -> Iterator[None]:
             if isinstance(inner, DataError):
                 raise inner from None
             inner = inner.__cause__ or inner.__context__
+        if refused := refusal(problem, cache):
+            raise refused from problem
         raise DataError(f"{where} cannot be read: {_reason(problem)}.") from problem
 
 
