@@ -56,7 +56,10 @@ def test_a_disk_that_fails_leaves_the_old_file_and_no_draft(tmp_path: Path, monk
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DiskError, match=r"note\.txt cannot be written: no space is left on its disk"):
         write_text(path, "new")
-    with pytest.raises(DiskError, match=r"folder cannot be written: no space is left"), new_folder(tmp_path / "folder") as draft:
+    with (
+        pytest.raises(DiskError, match=r"folder cannot be written: no space is left"),
+        new_folder(tmp_path / "folder") as draft,
+    ):
         (draft / "file").write_text("new")
     assert (path.read_text(), names(tmp_path)) == ("old", ["note.txt"])
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,10 @@ import pytest
 import tomli_w
 import torch
 
-import potstill.cli
+import potstill
 from potstill.tasks import better, scores
 from potstill.testing.tiny import bert, write_data
-from tests.wrong import LABELS, save_model, write_tables
-
-JARGON = ("Traceback", "potstill broke", "pyarrow", "Arrow", "torch.", "pydantic", "size of tensor")
-
-Run = Callable[..., tuple[int, str]]
+from tests.wrong import LABELS, Run, caller, composed, save_model, told, write_tables
 
 
 @pytest.fixture(scope="module")
@@ -51,38 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs a command line in `place`: its exit code and what it said on standard error."""
-
-    def call(*words: str) -> tuple[int, str]:
-        monkeypatch.chdir(place)
-        capsys.readouterr()
-        code = potstill.cli.main([word.replace("{tmp}", str(tmp_path)) for word in words])
-        return code, capsys.readouterr().err.strip()
-
-    return call
-
-
-def told(run: Run, *words: str) -> str:
-    """The one sentence of a command line that is wrong."""
-    code, said = run(*words)
-    assert code == 2, said
-    assert not any(word in said for word in JARGON), said
-    assert len(said.splitlines()) == 1, said
-    return said
-
-
-def composed(*words: str, **changes: str) -> list[str]:
-    """A run from options that is right, but for `changes` of options and the words behind."""
-    options = {
-        "teacher": "teacher",
-        "student-layers": "1",
-        "train": "train.csv",
-        "validation": "validation.csv",
-        "max-length": "16",
-        "folder": "{tmp}/run",
-        **{key.replace("_", "-"): value for key, value in changes.items()},
-    }
-    said = [word for key, value in options.items() for word in (f"--{key}", value)]
-    return ["run", "--quiet", *said, "-p", "hinton", *words]
+    return caller(place, tmp_path, monkeypatch, capsys)
 
 
 DATA = [
@@ -174,9 +138,9 @@ def test_a_wrong_teacher_is_a_sentence(run: Run, folder: str, sentence: str) -> 
         (["--student", "bilstm"], "exclude each other"),
         (["--name", "a/b"], "a name is a folder's too"),
         (["--data-root", "nowhere"], "--data-root: there is no folder 'nowhere'"),
-        (["--save-recipe", "nothing"], "--save-recipe: 'nothing' cannot be written"),
-        (["--folder", "train.csv"], "The run folder train.csv cannot be written"),
-        (["--folder", "mine"], "holds 'model' and no recipe.toml, so it is no run folder"),
+        (["--save-recipe", "nothing"], "--save-recipe: 'nothing' exists and holds something else; name another"),
+        (["--folder", "train.csv"], "The run folder train.csv cannot be made, for train.csv is a file"),
+        (["--folder", "mine"], "is no run folder and holds a 'model', which a run would replace"),
         (["--task", "regression", "--train", "words.csv"], "the label 'much' is not a number"),
     ],
     ids=" ".join,
@@ -246,8 +210,11 @@ def test_a_file_that_is_no_recipe_is_a_sentence(run: Run, tmp_path: Path, conten
         ("predict pickle wave", "is a pickle"),
         ("predict teacher wave --file plain.txt", "Both texts and --file plain.txt are given"),
         ("export teacher -p onx --validation validation.csv", "Did you mean 'onnx'?"),
-        ("export teacher -p onnx --validation validation.csv --out train.csv", "is no earlier export"),
-        ("export teacher -p onnx --validation validation.csv --out .", "is no earlier export"),
+        ("export teacher -p onnx --validation validation.csv --out train.csv", "'train.csv' is no earlier export's"),
+        (
+            "export teacher -p onnx --validation validation.csv --out .",
+            "bom.csv' is no earlier export's, so '.' is not replaced",
+        ),
         ("time nothing", "so there is nothing to time"),
         ("compare teacher", "name two run folders or more"),
         ("compare nothing nothing", "The folder 'nothing' holds no run"),

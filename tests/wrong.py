@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from datasets import Dataset, DatasetDict
 
+import potstill.cli
 from potstill.models import from_config
 from potstill.recipe import TaskConfig
 from potstill.tasks import load_task
 from potstill.testing.tiny import bert
 from potstill.tokenizers import load_tokenizer
+
+JARGON = ("Traceback", "potstill broke", "pyarrow", "Arrow", "torch.", "pydantic", "size of tensor")
+
+Run = Callable[..., tuple[int, str]]
+
 
 LABELS = ["sea", "town", "wood"]
 ROWS = "text,label\nwave tide,sea\noak pine,wood\ntram shop,town\n"
@@ -58,3 +66,39 @@ def save_model(folder: Path, labels: list[str]) -> None:
     made = from_config(bert(2), load_tokenizer("vocab.txt", folder.parent), task)
     made.module.save_pretrained(folder)
     made.tokenizer.save_pretrained(folder)
+
+
+def caller(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs command lines in `place`, "{tmp}" being `tmp_path`: the exit code and what was said on standard error."""
+
+    def call(*words: str) -> tuple[int, str]:
+        monkeypatch.chdir(place)
+        capsys.readouterr()
+        code = potstill.cli.main([word.replace("{tmp}", str(tmp_path)) for word in words])
+        return code, capsys.readouterr().err.strip()
+
+    return call
+
+
+def told(run: Run, *words: str) -> str:
+    """The one sentence of a command line that is wrong."""
+    code, said = run(*words)
+    assert code == 2, said
+    assert not any(word in said for word in JARGON), said
+    assert len(said.splitlines()) == 1, said
+    return said
+
+
+def composed(*words: str, **changes: str) -> list[str]:
+    """A run from options that is right, but for `changes` of options and the words behind."""
+    options = {
+        "teacher": "teacher",
+        "student-layers": "1",
+        "train": "train.csv",
+        "validation": "validation.csv",
+        "max-length": "16",
+        "folder": "{tmp}/run",
+        **{key.replace("_", "-"): value for key, value in changes.items()},
+    }
+    said = [word for key, value in options.items() for word in (f"--{key}", value)]
+    return ["run", "--quiet", *said, "-p", "hinton", *words]

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from potstill.errors import PotstillError
+from potstill.errors import FileError
 from potstill.files import file_hash, new_folder, read_json, sweep_drafts, write_json
 
 KEEP = 2
@@ -48,7 +48,7 @@ def load_newest(folder: Path, note: Callable[[str], None]) -> dict[str, Any] | N
         note: is told of a damaged one that was passed over.
 
     Raises:
-        PotstillError: there are checkpoints, and every one is damaged.
+        FileError: there are checkpoints, and every one is damaged.
     """
     sweep_drafts(folder)
     paths = _checkpoints(folder)
@@ -58,7 +58,7 @@ def load_newest(folder: Path, note: Callable[[str], None]) -> dict[str, Any] | N
             return read_tree(path)
         note(f"The checkpoint {path.name} is damaged ({problem}); going on from the one before.")
     if paths:
-        raise PotstillError(f"Every checkpoint in {folder} is damaged; remove the folder to start this stage again.")
+        raise FileError(f"Every checkpoint in {folder} is damaged; remove the folder to start this stage again.")
     return None
 
 
@@ -94,7 +94,7 @@ def read_tree(folder: Path) -> dict[str, Any]:
     try:
         tensors = load_file(folder / "tensors.safetensors")
     except SafetensorError as error:
-        raise PotstillError(f"The checkpoint {folder} cannot be read: {error}") from error
+        raise FileError(f"The checkpoint {folder} cannot be read: {error}") from error
     tree: dict[str, Any] = _with_tensors(read_json(folder / "state.json"), tensors)
     return tree
 

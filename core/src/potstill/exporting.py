@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from potstill.batch import Batch
 from potstill.context import Context, cache_folder
 from potstill.data.batching import in_order
 from potstill.data.examples import Examples
-from potstill.errors import UserError
+from potstill.errors import FileError, UserError
 from potstill.export import Artifact, ExportJob
 from potstill.files import new_folder, read_json, write_json, write_text
 from potstill.models import Model, check_length, load_model, read_card
@@ -121,8 +122,8 @@ def export_folder(
         validation: rows to prove it on; the run's own where the model lies in a run folder.
         teacher: a model folder to compare with.
     """
-    if out.exists() and not _replaceable(out):
-        raise UserError(f"'{out}' exists and is no earlier export, so nothing is written over it; name another folder.")
+    if (stranger := _stranger(out)) is not None:
+        raise UserError(f"'{stranger}' is no earlier export's, so '{out}' is not replaced; name another folder.")
     saved = open_saved(model)
     if validation is None:
         validation, data_root = _rows_of_run(model, data_root)
@@ -140,12 +141,23 @@ def export_folder(
     return write_exports(plugins, job, out)
 
 
-def _replaceable(out: Path) -> bool:
-    """Whether a folder is empty or holds the facts that an export leaves."""
+def _stranger(out: Path) -> Path | None:
+    """The first file in the way of a folder that no export wrote; None where nothing would be lost."""
     if not out.is_dir():
-        return False
-    facts = [read_json(path) for path in out.glob("*.json") if path.is_file()]
-    return any(isinstance(found, dict) and "facts" in found for found in facts) or not any(out.iterdir())
+        return out if out.exists() else None
+    known = _exported(out)
+    return next((path for path in sorted(out.rglob("*")) if not path.is_dir() and path not in known), None)
+
+
+def _exported(out: Path) -> set[Path]:
+    """What the exports in a folder wrote, by the facts that they left."""
+    files: set[Path] = set()
+    for path in out.glob("*.json"):
+        with suppress(FileError):
+            facts = read_json(path)
+            if isinstance(facts, dict) and "facts" in facts:
+                files |= {path, *(out / name for name in facts["files"])}
+    return files
 
 
 def _rows_of_run(model: Path, data_root: Path | None) -> tuple[str, Path]:

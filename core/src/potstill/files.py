@@ -22,10 +22,11 @@ _LEFT = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)\.(?P<kind>tmp|old)")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a file in one step; a kill leaves the old one or the new one.
+    """Replaces a file in one step; a kill leaves the old one or the new one. A link stays one.
 
     Raises: DiskError where the disk is full or must not be written.
     """
+    path = path.resolve() if path.is_symlink() else path
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,10 +62,11 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill; it takes its name, in place of an old one, only when the block ends well.
+    """A folder to fill; it takes its name, in place of an old one, only when the block ends well. A link stays one.
 
     Raises: DiskError where the disk is full or must not be written.
     """
+    path = path.resolve() if path.is_symlink() else path
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

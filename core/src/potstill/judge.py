@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from potstill.data.examples import Examples
-from potstill.errors import RecipeError
+from potstill.errors import FileError, RecipeError
 from potstill.evaluate import evaluate
 from potstill.files import new_folder
+from potstill.places import first_line
 from potstill.position import Position
 from potstill.stage import Stage
 from potstill.tasks import better
@@ -73,9 +75,21 @@ class Judge:
             at.finished |= patience is not None and at.worse >= patience
 
     def load_best(self, at: Position) -> None:
-        """Puts the best evaluation's weights into the model, where the stage keeps the best."""
-        if self._stage.plan.keep == "best" and at.best is not None:
-            self._stage.student.module.load_state_dict(load_file(self.weights / "weights.safetensors"))
+        """Puts the best evaluation's weights into the model, where the stage keeps the best.
+
+        Raises: FileError where their file is damaged.
+        """
+        if self._stage.plan.keep != "best" or at.best is None:
+            return
+        path = self.weights / "weights.safetensors"
+        try:
+            weights = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise FileError(
+                f"{path}, the best weights of the stage, cannot be read ({first_line(error)}); "
+                f"remove {self.weights.parent} to train the stage again."
+            ) from error
+        self._stage.student.module.load_state_dict(weights)
 
     def _keep(self) -> None:
         if not self._stage.context.ranks.main or self._stage.plan.keep != "best":

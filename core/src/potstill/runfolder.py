@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from potstill.discovery import installed
+from potstill.disk import writing
 from potstill.errors import DataError, ModelError, RecipeError, UserError
 from potstill.files import read_json, sweep_drafts, text_hash, write_json, write_text
 from potstill.recipe import Recipe, difference, dump, load
 
-_REPLACED = ("model", "stages", "export", "result.json", "report.html")
-"""What a run replaces in its folder."""
+_REPLACED = ("result.json", "model", "stages", "export", "report.html", "recipe.toml")
+"""What a run replaces in its folder; the result first, since without it nothing counts as finished."""
 
 
 class RunFolder:
@@ -35,10 +36,13 @@ class RunFolder:
             UserError: it cannot be written, or another run holds it.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / "lock").open("w")
-        except OSError as error:
-            raise UserError(f"The run folder {self.path} cannot be written: {error.strerror}.") from error
+            with writing(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
+                lock = (self.path / "lock").open("w")
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UserError(
+                f"The run folder {self.path} cannot be made, for {error.filename} is a file; give another."
+            ) from error
         with lock:
             if _first_rank():
                 try:
@@ -60,7 +64,7 @@ class RunFolder:
         """
         sweep_drafts(self.path)
         path = self.path / "recipe.toml"
-        if path.is_file() and self.started:
+        if self.is_run and self.started:
             differences = difference(load(path), recipe)
             if differences:
                 raise RecipeError(
@@ -73,15 +77,31 @@ class RunFolder:
             return
         if not _first_rank():
             return
-        if path.is_file():
+        if self.is_run:
             shutil.rmtree(self.path / "stages", ignore_errors=True)
         elif found := [name for name in _REPLACED if (self.path / name).exists()]:
             raise UserError(
-                f"{self.path} holds '{found[0]}' and no recipe.toml, so it is no run folder, and a run would replace "
-                f"'{found[0]}'; give another --folder."
+                f"{self.path} is no run folder and holds a '{found[0]}', which a run would replace; "
+                "give another --folder."
             )
         self._note_environment(root)
         write_text(path, dump(recipe))
+
+    def clear(self) -> None:
+        """Removes what a run left in the folder; whatever else is there stays.
+
+        Raises: UserError where the folder is no run's, or a run is at work in it.
+        """
+        if not self.path.exists():
+            return
+        if not self.is_run:
+            raise UserError(f"--fresh: '{self.path}' is no run folder; nothing was removed.")
+        with self.locked():
+            for part in (self.path / name for name in (*_REPLACED, "environment.json")):
+                if part.is_dir() and not part.is_symlink():
+                    shutil.rmtree(part)
+                else:
+                    part.unlink(missing_ok=True)
 
     def _note_environment(self, root: Path) -> None:
         write_json(self.path / "environment.json", {**environment(), "data_root": str(root.resolve())})
@@ -125,9 +145,14 @@ class RunFolder:
         return self.path / "stages" / f"{number:02d}-{name}"
 
     @property
+    def is_run(self) -> bool:
+        """Whether the folder's recipe is one that a run wrote, and not the user's own."""
+        return (self.path / "recipe.toml").is_file() and ((self.path / "environment.json").is_file() or self.started)
+
+    @property
     def started(self) -> bool:
-        """Whether there is something to go on with: a checkpoint or a finished stage."""
-        return bool(self.stages()) or any(self.path.glob("stages/*/checkpoints/*"))
+        """Whether there is something to go on with: a checkpoint, a finished stage, a result."""
+        return self.finished or bool(self.stages()) or any(self.path.glob("stages/*/checkpoints/*"))
 
     @property
     def finished(self) -> bool:

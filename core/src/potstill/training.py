@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -246,7 +247,8 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+    """Shares weights, which are only ever replaced; a log is written on in its place, so it needs a copy."""
+    if source.endswith(".safetensors"):
+        with suppress(OSError):  # another disk
+            return os.link(source, target)
+    shutil.copy2(source, target)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from threading import current_thread, main_thread
 
 from potstill.errors import PotstillError
 
@@ -26,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from potstill.cli.group import potstill
 
+    _end_by_exception()
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     try:
@@ -43,6 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error = refusal(problem) or problem
         _say(traceback.format_exc().rstrip() if debug else _sentence(error))
         return error.exit_code if isinstance(error, PotstillError) else 1
+
+
+def _end_by_exception() -> None:
+    """Makes SIGTERM end a command as Ctrl-C does, so that it removes its drafts and ends its worker processes."""
+    if current_thread() is main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _sentence(error: Exception) -> str:

@@ -143,12 +143,14 @@ def prepare(
 def _save(raw: dict[str, Any], path: Path) -> None:
     import tomli_w
 
+    from potstill.files import write_text
+
+    text = tomli_w.dumps(raw)
     if not path.parent.is_dir():
         raise RecipeError(f"--save-recipe: there is no folder '{path.parent}'.")
-    try:
-        path.write_text(tomli_w.dumps(raw), encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(f"--save-recipe: '{path}' cannot be written: {error.strerror}.") from error
+    if path.exists() and not (path.is_file() and path.read_bytes() == text.encode()):
+        raise RecipeError(f"--save-recipe: '{path}' exists and holds something else; name another file.")
+    write_text(path, text)
     click.echo(f"The recipe is in {path}.", err=True)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,11 +75,9 @@ def _teacher_unused(recipe: Recipe) -> bool:
 
 
 def _clear(folder: Path) -> None:
-    """Removes a run folder, and nothing that is not one."""
-    if not folder.exists():
-        return
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    """Removes what an earlier run left in its folder."""
+    if folder.exists() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(f"--fresh cannot remove '{folder}' under several processes: remove it before the launch.")
-    if not (folder / "recipe.toml").is_file():
-        raise UserError(f"--fresh: '{folder}' holds no recipe.toml, so it is not a run folder; nothing was removed.")
-    shutil.rmtree(folder)
+    from potstill.runfolder import RunFolder
+
+    RunFolder(folder).clear()

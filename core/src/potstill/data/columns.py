@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -76,9 +77,13 @@ def with_labels(dataset: Dataset, labels: list[Any]) -> Dataset:
 
 
 def values_of(dataset: Dataset, column: str) -> list[Any]:
-    """A whole column as Python values; much faster than `list(dataset[column])`."""
-    values: list[Any] = dataset.select_columns([column]).with_format("arrow")[:].column(0).to_pylist()
-    return values
+    """A whole column as Python values, equal texts one object; much faster than `list(dataset[column])`."""
+    return [sys.intern(value) if isinstance(value, str) else value for value in _values(dataset, column)]
+
+
+def _values(dataset: Dataset, column: str) -> Iterator[Any]:
+    for block in dataset.select_columns([column]).with_format("arrow").iter(_BLOCK):
+        yield from block.column(0).to_pylist()
 
 
 def _cast(dataset: Dataset, role: str) -> Dataset:
@@ -93,7 +98,7 @@ def _has_nulls(dataset: Dataset, role: str) -> bool:
 
 
 def _check_texts(dataset: Dataset, role: str, name: str, where: str) -> None:
-    for row, value in enumerate(values_of(dataset, role), 1):
+    for row, value in enumerate(_values(dataset, role), 1):
         if not isinstance(value, str):
             told = "is missing" if value is None else f"is {value!r:.60}, not text"
             raise DataError(f"{where}, row {row}: the text '{name}' {told}.")

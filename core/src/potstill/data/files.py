@@ -16,6 +16,7 @@ from datasets import Dataset, Features, Value
 from datasets.data_files import DataFilesDict, DataFilesList
 
 from potstill.data.columns import Columns, by_role, check_columns, values_of, with_labels
+from potstill.data.jsonarray import elements, not_json
 from potstill.errors import DataError
 from potstill.places import first_line
 
@@ -139,8 +140,7 @@ def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         is_array = file.read(1024).lstrip().startswith("[")
         file.seek(0)
         if is_array:
-            values = _parsed(file.read(), path, "the file")
-            found = ((f"row {number}", value) for number, value in enumerate(values, 1))
+            found = ((f"row {number}", value) for number, value in enumerate(elements(file, path), 1))
         else:
             lines = ((f"line {number}", line) for number, line in enumerate(file, 1) if line.strip())
             found = ((place, _parsed(line, path, place)) for place, line in lines)
@@ -156,10 +156,7 @@ def _parsed(text: str, path: Path, place: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as problem:
-        raise DataError(
-            f"{path}, {place}: this is not valid JSON ({problem}); "
-            "a file holds one array of objects or one object a line."
-        ) from None
+        raise not_json(path, place, str(problem)) from None
 
 
 class _Texts:
@@ -190,7 +187,9 @@ SUFFIXES = (*(f".{kind}" for kind in READERS), ".parquet")
 
 
 def _typed_labels(dataset: Dataset) -> Dataset:
-    labels = [None if label is None else json.loads(label) for label in values_of(dataset, "label")]
+    written = values_of(dataset, "label")
+    meant = {label: None if label is None else json.loads(label) for label in set(written)}
+    labels = [meant[label] for label in written]
     if any(isinstance(label, str) for label in labels):
         labels = [None if label is None else str(label) for label in labels]
     elif any(isinstance(label, float) for label in labels):
@@ -237,6 +236,8 @@ def _checked_digest(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
             _decode(decoder, block, done, lines, path)
+            if not done and b"\0" in block[:2]:
+                raise DataError(f"{path} begins with a zero byte, as UTF-16 does; save the file as UTF-8.")
             done, lines = done + len(block), lines + block.count(b"\n")
     if not done:
         raise DataError(f"{path} is empty.")
