@@ -91,7 +91,7 @@ TEACHERS = [
     ("value", "tells 1 labels apart (value), and the task has 3"),
     ("pickle", "pytorch_model.bin is a pickle, which can run code when opened"),
     ("empty-weights", "holds no model.safetensors"),
-    ("cut-weights", "could not be loaded"),
+    ("cut-weights", "are cut short or no safetensors"),
     ("list-config", "config.json holds [], not a table"),
     ("no-words", "There is no tokenizer in"),
     ("unlearnt", "no checkpoint gave its bert.encoder.layer.2."),
@@ -213,7 +213,7 @@ def test_a_file_that_is_no_recipe_is_a_sentence(run: Run, tmp_path: Path, conten
         ("export teacher -p onnx --validation validation.csv --out train.csv", "'train.csv' is no earlier export's"),
         (
             "export teacher -p onnx --validation validation.csv --out .",
-            "bom.csv' is no earlier export's, so '.' is not replaced",
+            "binary.csv' is no earlier export's, so '.' is not replaced",
         ),
         ("time nothing", "so there is nothing to time"),
         ("compare teacher", "name two run folders or more"),

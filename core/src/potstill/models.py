@@ -250,8 +250,8 @@ def _why_not(place: str, error: Exception) -> str:
         return f"The model '{place}' has weights of another shape than its config.json and this task ask for."
     if isinstance(error, SafetensorError):
         return (
-            f"The weights of the model '{place}' are cut short or no safetensors ({first_line(error)}); put back a whole "
-            "copy, or save the model again with save_pretrained."
+            f"The weights of the model '{place}' are cut short or no safetensors ({first_line(error)}); put back "
+            "a whole copy, or save the model again with save_pretrained."
         )
     return f"The model '{place}' could not be loaded: {first_line(error)}."
 

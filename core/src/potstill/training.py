@@ -250,5 +250,6 @@ def _link(source: str, target: str) -> None:
     """Shares weights, which are only ever replaced; a log is written on in its place, so it needs a copy."""
     if source.endswith(".safetensors"):
         with suppress(OSError):  # another disk
-            return os.link(source, target)
+            os.link(source, target)
+            return
     shutil.copy2(source, target)

@@ -38,14 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        _say("Interrupted.")
+        _say("Interrupted; nothing was left half-written, so the same command can be given again.")
         return INTERRUPTED
-    except Exception as problem:
+    except Exception as error:
         from potstill.disk import refusal
 
-        error = refusal(problem) or problem
-        _say(traceback.format_exc().rstrip() if debug else _sentence(error))
-        return error.exit_code if isinstance(error, PotstillError) else 1
+        told = refusal(error) or error
+        _say(traceback.format_exc().rstrip() if debug else _sentence(told))
+        return told.exit_code if isinstance(told, PotstillError) else 1
 
 
 def _end_by_exception() -> None:

@@ -86,8 +86,9 @@ class _Window:
     def _more(self) -> bool:
         """Reads on, each time as much as there is of an element that is not whole; False at the end of the file."""
         block = self._file.read(max(_BLOCK, len(self._text) - self._at))
-        self._text, self._at = self._text[self._at :] + block, 0
-        self._read += len(block)
+        if block:
+            self._text, self._at = self._text[self._at :] + block, 0
+            self._read += len(block)
         return bool(block)
 
 
