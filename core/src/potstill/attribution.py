@@ -11,7 +11,7 @@ from typing import Any
 import pluggy
 
 from potstill.discovery import PLUGINS, installed
-from potstill.errors import PluginError
+from potstill.errors import Interrupted, PluginError
 from potstill.plugin import LossTerm, Plugin
 from potstill.recipe import StagePlan
 
@@ -79,7 +79,7 @@ def _blame(error: Exception, name: str, note: str) -> None:
 
     The core is not named to the user, but it counts, so that nobody else is blamed for it.
     """
-    if blamed(error) is not None:
+    if blamed(error) is not None or isinstance(error, Interrupted):
         return
     if name != CORE:
         error.add_note(note)
