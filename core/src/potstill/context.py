@@ -175,17 +175,16 @@ class Context:
 
     @property
     def stoppable(self) -> Stoppable:
-        """The progress for work that may be broken off at any step: tokenizing, exporting."""
-        return Stoppable(self.progress, self.check_stop)
+        """The progress for work that may be broken off at any step: tokenizing, exporting.
+
+        One rank may do it alone; where it stops, the others do too.
+        """
+        return Stoppable(self.progress, self.stop.check)
 
     def check_stop(self) -> None:
-        """Raises `Interrupted` where a stop was asked for; for places where nothing has to be saved first.
-
-        Of several ranks none stops by itself, since the others would wait for it; the engine's updates are where
-        they agree.
-        """
-        if self.ranks.world == 1:
-            self.stop.check()
+        """Raises `Interrupted` on every rank where any was asked to stop; all of them call this at the same place."""
+        self.stop.requested = self.ranks.any(self.stop.requested)
+        self.stop.check()
 
     def _labels(self, split: str, source: Source) -> Any:
         labels = self.task.targets(source.labels(), source.path)

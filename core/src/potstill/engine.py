@@ -79,7 +79,8 @@ class Engine:
             means, grad_norm = self._update(groups[self.at.group])
             self.at.seconds += perf_counter() - started
             self.at.group += 1
-            bar.advance(loss=sum(means.values()))
+            # This rank's share of the rows stands for all of them; the log has the sum.
+            bar.advance(loss=sum(means.values()) * self.ranks.world)
             self._after_update(grad_norm, end_of_epoch=self.at.group == len(groups))
         if not self.at.finished:
             self.at.epoch, self.at.group = self.at.epoch + 1, 0

@@ -53,6 +53,10 @@ class TrainingError(PotstillError):
     """Training that cannot go on, such as a loss that is not finite."""
 
 
+class RankLost(PotstillError):  # noqa: N818 - what happened, not what this process did wrong
+    """Another process of the run is gone, or hangs."""
+
+
 class Interrupted(PotstillError):  # noqa: N818 - nothing went wrong
     """The run was asked to stop; it left a checkpoint."""
 

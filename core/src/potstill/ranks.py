@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from functools import cache
+from time import monotonic, sleep
 from typing import Any
 
 import torch
@@ -11,8 +16,14 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 
+from potstill.errors import RankLost
+
 _BUCKET = 2**24
 """Numbers per bucket when gradients are summed: 64 MB in fp32."""
+_PATIENCE = timedelta(days=7)
+"""How long ranks wait for one that tokenizes or exports; of one that is gone they hear at once."""
+_FAREWELL = 3.0
+"""Seconds that the first rank, which may keep the store, stays so that the others can ask who failed first."""
 
 
 class Ranks:
@@ -25,26 +36,33 @@ class Ranks:
         self.world: int = state.num_processes
         self.device: torch.device = state.device
         self.main: bool = state.is_main_process
+        self._patient = _patient_group() if self.world > 1 else None
 
     def wait(self) -> None:
-        """Returns when every rank has come here."""
-        if self.world > 1:
-            PartialState().wait_for_everyone()
+        """Returns when every rank has come here, however long one of them works before."""
+        if self._patient is not None:
+            with self._together():
+                dist.barrier(group=self._patient)
 
     def sum_ints(self, numbers: list[int]) -> list[int]:
         """The sums of whole numbers over all ranks."""
         if self.world == 1:
             return numbers
         total = torch.tensor(numbers, device=self.device)
-        dist.all_reduce(total)
+        self._add_up(total)
         return [int(number) for number in total.tolist()]
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank."""
+        return self.sum_ints([int(flag)])[0] > 0
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value, in the order of ranks, on every rank."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
-        dist.all_gather_object(values, value)
+        with self._together():
+            dist.all_gather_object(values, value)
         return values
 
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
@@ -58,17 +76,79 @@ class Ranks:
         have = torch.tensor(
             [parameter.grad is not None for parameter in parameters], device=self.device, dtype=torch.int
         )
-        dist.all_reduce(have)
+        self._add_up(have)
         present = [parameter for parameter, some in zip(parameters, have.tolist(), strict=True) if some]
         for parameter in present:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         for bucket in _buckets([parameter.grad for parameter in present if parameter.grad is not None]):
             flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-            dist.all_reduce(flat)
+            self._add_up(flat)
             parts = torch.split(flat, [gradient.numel() for gradient in bucket])
             for gradient, part in zip(bucket, parts, strict=True):
                 gradient.copy_(part.view_as(gradient))
+
+    def _add_up(self, tensor: Tensor) -> None:
+        with self._together():
+            dist.all_reduce(tensor)
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """What fails within the block fails since another rank does not take part.
+
+        Raises:
+            RankLost: then.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            raise RankLost(
+                f"Another of the {self.world} processes of this run has ended or does not answer, so this one ends "
+                "too; the same command goes on from the last checkpoint."
+            ) from error
+
+
+@cache
+def _patient_group() -> Any:
+    """All ranks, on the CPU, without the time limit that tells an update in which one hangs."""
+    return dist.new_group(backend="gloo", timeout=_PATIENCE)
+
+
+def end_together(code: int, say: Callable[[], None]) -> int:
+    """Ends this process's part in a run that goes wrong, and returns the exit code for all.
+
+    The first rank that comes here speaks, since the others fail for its sake; before they joined, the first of
+    every machine.
+
+    Args:
+        code: this rank's own exit code.
+        say: tells what went wrong.
+    """
+    if not dist.is_initialized():
+        if os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0")) == "0":
+            say()
+        return code
+    rank, world = dist.get_rank(), dist.get_world_size()
+    store = dist.distributed_c10d._get_default_store()
+    try:
+        first, told = (int(part) for part in store.compare_set("first", "", f"{rank} {code}").split())
+    except RuntimeError:  # the store's keeper is gone
+        say()
+        return code
+    if first == rank:
+        say()
+    dist.destroy_process_group()  # now the others hear of it
+    with suppress(RuntimeError):
+        here, deadline = store.add("ended", 1), monotonic() + _FAREWELL
+        while rank == 0 and here < world and monotonic() < deadline:
+            sleep(0.05)
+            here = store.add("ended", 0)
+    return told
+
+
+def only_one_came() -> bool:
+    """Whether `accelerate launch` was asked for several processes and started this one alone, as it does on CPUs."""
+    return "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ and not dist.is_initialized()
 
 
 def _buckets(gradients: Sequence[Tensor]) -> list[list[Tensor]]:

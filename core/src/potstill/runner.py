@@ -18,6 +18,7 @@ from potstill.files import read_json, write_json
 from potstill.models import Model, load_model
 from potstill.progress import Progress
 from potstill.quiet import quiet_libraries
+from potstill.ranks import Ranks, only_one_came
 from potstill.recipe import Recipe, load, parse, resolve_references
 from potstill.runfolder import RunFolder
 from potstill.training import StageResult, run_stage
@@ -101,12 +102,19 @@ def run(
         if table is not None
     }
     place = RunFolder(Path(folder) if folder is not None else Path("runs") / plan.name)
-    progress = progress or Progress()
     plan = expanded(plan, teacher_given=teacher is not None)
+    ranks = Ranks()
+    progress = progress if progress is not None and ranks.main else Progress()
+    if only_one_came():
+        progress.note(
+            "accelerate launch started one process only, as it does on CPUs; "
+            "torchrun --nproc-per-node N -m potstill … starts N."
+        )
     with place.locked(), quiet_libraries():
-        place.begin(plan, root)
+        if ranks.main:
+            place.begin(plan, root)
         context = Context(plan, place.path, root, progress=progress, given=given, tables=tables)
-        context.ranks.wait()  # the first rank has written by then what the others read
+        ranks.wait()  # the first rank has written by then what the others read
         files = {side: context.named_files(side) for side in ("teacher", "student")}
         place.check_inputs(context.fingerprint(), context.given_keys(), files)
         with context.stop.listening():

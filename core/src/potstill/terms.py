@@ -48,10 +48,15 @@ class TermBook:
         grad_norm, *numbers = torch.stack(values).tolist()
         # A term that has its elements on other ranks only is there too, with 0, so that every rank knows of it.
         means = {_told(name, done): 0.0 for step in steps for done in step.passes for name in done.counted}
+        faults = []
         for (name, factor), number, step in zip(names, numbers, owners, strict=True):
             if not math.isfinite(number):
-                raise TrainingError(self._not_finite(name, number, step, update))
+                faults.append(self._not_finite(name, number, step, update))
             means[name] += number * factor
+        if not math.isfinite(grad_norm):  # so it is on every rank, while the term at fault may be another rank's
+            faults = [fault for part in self._ranks.gather(faults) for fault in part]
+        if faults:
+            raise TrainingError(faults[0])
         if update == 0:
             self._check_first(steps)
         self._count(steps)

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import current_thread, main_thread
 
 from potstill.errors import PotstillError
@@ -35,23 +35,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = potstill.main([word for word in words if word != "--debug"], prog_name="potstill", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        return _ended(error.exit_code, error.show)
     except (KeyboardInterrupt, click.Abort):
-        _say("Interrupted; nothing was left half-written, so the same command can be given again.")
-        return INTERRUPTED
+        text = "Interrupted; nothing was left half-written, so the same command can be given again."
+        return _ended(INTERRUPTED, lambda: _say(text))
     except Exception as error:
         from potstill.disk import refusal
 
         told = refusal(error) or error
-        _say(traceback.format_exc().rstrip() if debug else _sentence(told))
-        return told.exit_code if isinstance(told, PotstillError) else 1
+        text = traceback.format_exc().rstrip() if debug else _sentence(told)
+        return _ended(told.exit_code if isinstance(told, PotstillError) else 1, lambda: _say(text))
 
 
 def _end_by_exception() -> None:
     """Makes SIGTERM end a command as Ctrl-C does, so that it removes its drafts and ends its worker processes."""
     if current_thread() is main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def _ended(code: int, say: Callable[[], None]) -> int:
+    """Says what went wrong, once where there are several processes, and returns the exit code."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from potstill.ranks import end_together
+
+        return end_together(code, say)
+    say()
+    return code
 
 
 def _sentence(error: Exception) -> str:
