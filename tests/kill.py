@@ -1,75 +1,151 @@
-"""Kills runs with SIGKILL at random moments, resumes them, and compares with a run left alone.
+"""Kills runs of three recipes with SIGKILL at random moments, resumes them, and compares with runs left alone.
 
-    python -m tests.kill RECIPE DATA_ROOT SCRATCH [--trials 10] [--seed 0]
+    python -m tests.kill SCRATCH [--trials 50] [--seed 0] [--rows 300]
 
-Prints a line a trial: when the run was killed, what it had done by then, and whether weights and metrics of
-every stage came out bit-identical. Exit code 1 where one did not. Every run is a fork of this process, which
-itself only imports, so that a trial costs no start-up.
+The recipes: one supervised stage; a BERT teacher and a BiLSTM student with tokenizers of their own, soft targets and
+accumulation; a stage that trains the teacher, one for the student, and an ONNX export. Every run has a cache of its
+own, so that moments fall into tokenizing too; some are killed once more while they go on. Prints a line a trial: when
+the run was killed, what it had done by then, and whether all that it left came out bit-identical. Exit code 1 where
+something did not. Every run is a fork of this process, which itself only imports, so that a trial costs no start-up.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import potstill.exporting  # noqa: F401 - imported here so that every fork has it
-from potstill.engine import Engine  # noqa: F401
-from potstill.runner import run
+from potstill.testing.tiny import bert, recipe, student_only, write_data
+from tests.nursery import import_all
+
+CHARACTERS = ["<PAD>", "<UNK>", " ", *"abcdefghijklmnopqrstuvwxyz"]
+AGAIN = 0.4
+"""How often a run is killed once more while it goes on."""
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("data_root", type=Path)
-    parser.add_argument("scratch", type=Path)
-    parser.add_argument("--trials", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
-    told = parser.parse_args()
-    draw = random.Random(told.seed)
+def plain() -> dict[str, Any]:
+    """One supervised stage, with dropout."""
+    tables = student_only(epochs=3, checkpoint_every=20, log_every=5, evaluate_every=60)
+    return {**tables, "student": {"config": bert(1), "tokenizer": "vocab.txt"}}
 
-    def child(folder: Path) -> int:
+
+def two_tokenizers() -> dict[str, Any]:
+    """A trained BERT teacher that reads words, a BiLSTM student that reads characters, accumulation."""
+    tables = recipe("hinton", "accumulate")
+    student = {"plugin": "bilstm", "vocab": "characters.txt", "embedding_size": 16, "hidden_size": 16}
+    stage = {**tables["stage"][1], "accumulate": {"batches": 3}, "epochs": 3, "checkpoint_every": 7, "log_every": 3}
+    data = {**tables["data"], "max_length": 32}
+    return {**tables, "data": data, "teacher": {"model": "teacher"}, "student": student, "stage": [stage]}
+
+
+def teacher_and_student() -> dict[str, Any]:
+    """Two stages and an export."""
+    tables = recipe("hinton")
+    for stage in tables["stage"]:
+        stage.update(checkpoint_every=15, epochs=1)
+    return {**tables, "export": {"plugins": ["onnx"], "onnx": {"time": False}}}
+
+
+RECIPES: dict[str, Callable[[], dict[str, Any]]] = {
+    "plain": plain,
+    "two tokenizers": two_tokenizers,
+    "two stages": teacher_and_student,
+}
+
+
+class Trials:
+    """Runs of one recipe, killed and left alone."""
+
+    def __init__(self, name: str, data: Path, scratch: Path) -> None:
+        self._tables, self._data, self._scratch = RECIPES[name](), data, scratch / name.replace(" ", "-")
+        self.reference = self._scratch / "left-alone"
+        self.finish(self._scratch / "warm-up")  # fills what the system keeps of files
+        self.seconds = self.finish(self.reference)
+
+    def killed(self, number: int, draw: random.Random) -> tuple[str, list[str]]:
+        """One trial: what is told of its kills, and what came out different."""
+        folder = self._scratch / f"killed-{number:02d}"
+        told = []
+        while not told or (len(told) == 1 and draw.random() < AGAIN):
+            moment = draw.uniform(0, self.seconds)
+            process = self._fork(folder)
+            time.sleep(moment)
+            os.kill(process, signal.SIGKILL)
+            _, status = os.waitpid(process, 0)
+            told.append(f"{moment:5.2f} s ({state(folder) if status else 'it was done'})")
+        self.finish(folder)
+        wrong = [*differences(self.reference, folder), *left_over(folder), *left_over(self._cache(folder))]
+        shutil.rmtree(self._cache(folder))
+        return " and ".join(told), wrong
+
+    def finish(self, folder: Path) -> float:
+        """Runs to the end; how many seconds that took."""
+        started = time.monotonic()
+        _, status = os.waitpid(self._fork(folder), 0)
+        if status:
+            raise SystemExit(f"the run in {folder} ended with status {status}")
+        return time.monotonic() - started
+
+    def _cache(self, folder: Path) -> Path:
+        return folder.with_name(f"{folder.name}-cache")
+
+    def _fork(self, folder: Path) -> int:
         process = os.fork()
         if process == 0:
+            from potstill.runner import run
+
+            os.environ["POTSTILL_CACHE"] = str(self._cache(folder))
             try:
-                run(told.recipe, folder=folder, data_root=told.data_root)
+                run(self._tables, folder=folder, data_root=self._data)
                 os._exit(0)
             except BaseException as error:
                 print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
                 os._exit(1)
         return process
 
-    def finish(folder: Path) -> float:
-        started = time.monotonic()
-        _, status = os.waitpid(child(folder), 0)
-        if status:
-            raise SystemExit(f"the run in {folder} ended with status {status}")
-        return time.monotonic() - started
 
-    reference = told.scratch / "left-alone"
-    finish(told.scratch / "warm-up")  # fills the cache of tokenized data
-    seconds = finish(reference)
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scratch", type=Path, help="an empty or new folder")
+    parser.add_argument("--trials", type=int, default=50, help="over all recipes")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--rows", type=int, default=300, help="training rows, so many as make a run last some seconds")
+    told = parser.parse_args()
+    import_all()
+    draw = random.Random(told.seed)
+    data = prepared(told.scratch, told.rows)
     different = 0
-    for trial in range(told.trials):
-        folder = told.scratch / f"killed-{trial:02d}"
-        moment = draw.uniform(0, seconds)
-        process = child(folder)
-        time.sleep(moment)
-        os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
-        done = state(folder)
-        finish(folder)
-        wrong = differences(reference, folder)
-        different += bool(wrong)
-        print(
-            f"killed after {moment:5.2f} s of {seconds:5.2f} s ({done}): {'; '.join(wrong) or 'identical'}", flush=True
-        )
+    for place, name in enumerate(RECIPES):
+        numbers = range(place, told.trials, len(RECIPES))
+        trials = Trials(name, data, told.scratch) if numbers else None
+        for number in numbers if trials else ():
+            kills, wrong = trials.killed(number, draw)
+            different += bool(wrong)
+            print(
+                f"{name}: killed after {kills} of {trials.seconds:5.2f} s: {'; '.join(wrong) or 'identical'}",
+                flush=True,
+            )
     print(f"{told.trials - different} of {told.trials} identical")
     return int(different > 0)
+
+
+def prepared(scratch: Path, rows: int) -> Path:
+    """Data, vocabularies and a trained teacher."""
+    data = scratch / "data"
+    data.mkdir(parents=True)
+    write_data(data, train=rows, validation=rows // 4)
+    (data / "characters.txt").write_text("\n".join(CHARACTERS) + "\n", encoding="utf-8")
+    teacher = Trials("plain", data, scratch / "teacher").reference / "model"
+    shutil.copytree(teacher, data / "teacher")
+    return data
 
 
 def state(folder: Path) -> str:
@@ -77,17 +153,41 @@ def state(folder: Path) -> str:
     stages = sorted(path.name for path in folder.glob("stages/*"))
     if not stages:
         return "before the first stage"
+    if (folder / "result.json").is_file():
+        return "before the report" if not (folder / "report.html").is_file() else "at its very end"
     finished = len(list(folder.glob("stages/*/result.json")))
+    if finished == len(stages):
+        return f"{finished} stages done, {'exporting' if (folder / 'model').is_dir() else 'publishing'}"
     checkpoints = sorted(path.name for path in folder.glob(f"stages/{stages[-1]}/checkpoints/update-*"))
-    return f"{finished} stages done, in {stages[-1]}, {checkpoints[-1] if checkpoints else 'no checkpoint'}"
+    return f"in {stages[-1]}, {checkpoints[-1] if checkpoints else 'no checkpoint'}"
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """Files of two runs' stages that are not the same, byte by byte."""
-    names = sorted(path.relative_to(one) for path in one.glob("stages/*/metrics.jsonl"))
-    names += sorted(path.relative_to(one) for path in one.glob("stages/*/best/model.safetensors"))
-    names += [Path("model/model.safetensors")]
-    return [str(name) for name in names if (one / name).read_bytes() != (other / name).read_bytes()]
+    """Files of two runs that are not the same: byte by byte, the results but for their seconds."""
+    names = {
+        name: [path.relative_to(run) for path in run.rglob("*") if path.is_file()]
+        for name, run in (("alone", one), ("killed", other))
+    }
+    wrong = [f"{path} is there once only" for path in sorted({*names["alone"]} ^ {*names["killed"]})]
+    for path in sorted({*names["alone"]} & {*names["killed"]}):
+        if path.name in ("environment.json", "report.html", "lock"):
+            continue
+        if content(one / path) != content(other / path):
+            wrong.append(f"{path} differs")
+    return wrong
+
+
+def content(path: Path) -> Any:
+    """A file's bytes; of a result all but the seconds it took."""
+    if path.name == "result.json":
+        return {key: value for key, value in json.loads(path.read_text()).items() if key != "seconds"}
+    return path.read_bytes()
+
+
+def left_over(folder: Path) -> list[str]:
+    """What a kill left half-written and nobody swept up."""
+    drafts = [path for pattern in (".*.tmp", ".*.old") for path in folder.rglob(pattern)]
+    return [f"{path.relative_to(folder)} is left over" for path in drafts]
 
 
 if __name__ == "__main__":

@@ -19,12 +19,30 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-IMPORTS = (
-    "potstill.exporting potstill.runner potstill.builtin potstill.tasks.classification potstill.cli.run "
-    "potstill.report.html potstill.report.curves potstill_bilstm.modeling potstill_hinton.plugin plotly.graph_objects "
-    "plotly.io sklearn.metrics scipy.io torch._dynamo transformers.models.bert.tokenization_bert"
-).split()
-"""What a run imports, so that its forks need not."""
+IMPORTS = [
+    "onnx",
+    "onnxruntime.quantization",
+    "onnxscript",
+    "plotly.graph_objects",
+    "plotly.io",
+    "potstill.builtin",
+    "potstill.cli.run",
+    "potstill.exporting",
+    "potstill.report.curves",
+    "potstill.report.html",
+    "potstill.runner",
+    "potstill.tasks.classification",
+    "potstill_accumulate.plugin",
+    "potstill_bilstm.modeling",
+    "potstill_hinton.plugin",
+    "potstill_onnx.convert",
+    "potstill_onnx.plugin",
+    "scipy.io",
+    "sklearn.metrics",
+    "torch._dynamo",
+    "torch.onnx._internal.exporter._core",
+    "transformers.models.bert.tokenization_bert",
+]
 
 
 @dataclass
@@ -112,11 +130,17 @@ def free_port() -> int:
 # in the forking process
 
 
-def serve() -> None:
-    """Answers questions on standard input until it ends."""
+def import_all() -> None:
+    """Imports what a run needs, so that a fork need not."""
+    os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # as the command line sets it, before torch is loaded
     for module in IMPORTS:
         import_module(module)
     import_module("transformers").BertForSequenceClassification  # noqa: B018 - imports what it names
+
+
+def serve() -> None:
+    """Answers questions on standard input until it ends."""
+    import_all()
     for line in sys.stdin:
         question = json.loads(line)
         answer = _wait(question["wait"], question["seconds"]) if "wait" in question else _forks(**question)

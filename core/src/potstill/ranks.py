@@ -36,13 +36,14 @@ class Ranks:
         self.world: int = state.num_processes
         self.device: torch.device = state.device
         self.main: bool = state.is_main_process
-        self._patient = _patient_group() if self.world > 1 else None
+        if self.world > 1:
+            _patient_group()  # made by all of them together
 
     def wait(self) -> None:
         """Returns when every rank has come here, however long one of them works before."""
-        if self._patient is not None:
+        if self.world > 1:
             with self._together():
-                dist.barrier(group=self._patient)
+                dist.barrier(group=_patient_group())
 
     def sum_ints(self, numbers: list[int]) -> list[int]:
         """The sums of whole numbers over all ranks."""
@@ -137,6 +138,7 @@ def end_together(code: int, say: Callable[[], None]) -> int:
         return code
     if first == rank:
         say()
+    _patient_group.cache_clear()
     dist.destroy_process_group()  # now the others hear of it
     with suppress(RuntimeError):
         here, deadline = store.add("ended", 1), monotonic() + _FAREWELL

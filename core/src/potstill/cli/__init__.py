@@ -23,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Read by OpenMP when torch is loaded, which is later. Threads that spin while they wait make a run on busy
     # cores ten times slower (4x256 BERT, 2 threads, load 5: 2.6 to 5.6 s a batch against 0.25 to 0.42 s).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Else a rank that another one has left alone prints C++ frames before our sentence.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
     import click
 
