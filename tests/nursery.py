@@ -168,7 +168,9 @@ def _be_rank(rank: int, world: int, port: int, log: str, limit: int | None) -> N
         os.dup2(os.open(f"{log}.{name}", os.O_WRONLY | os.O_CREAT), stream)
     if world > 1:
         facts = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        os.environ.update({name: str(value) for name, value in facts.items()}, ACCELERATE_USE_CPU="true")
+        os.environ.update({name: str(value) for name, value in facts.items()})
+        if import_module("torch").accelerator.is_available():  # where there are only CPUs, nobody need say so
+            os.environ["ACCELERATE_USE_CPU"] = "true"
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from typing import Any
@@ -13,14 +12,19 @@ from torch import nn
 
 from potstill import ranks
 from potstill.ranks import Ranks
+from tests.nursery import free_port
 
 SCRIPT = """
-import json, sys
+import json, sys, time
+from datetime import timedelta
 import torch
+from accelerate import PartialState
 from potstill import ranks
+from potstill.errors import RankLost
 from potstill.ranks import Ranks
 
 ranks._BUCKET = 8
+PartialState(cpu=True, timeout=timedelta(seconds=1))
 me = Ranks()
 shapes = [(3, 4), (2,), (5,), (), (2, 2), (6,), (3,)]
 kinds = [torch.float32] * 5 + [torch.float64, torch.float32]
@@ -39,23 +43,26 @@ def counted(tensor, *args, **kwargs):
 torch.distributed.all_reduce = counted
 me.sum_gradients(parameters)
 torch.distributed.all_reduce = reduce
+time.sleep(0 if me.rank else 2.5)
+started = time.monotonic()
 me.wait()
 result = {
+    "waited": time.monotonic() - started,
     "rank": me.rank, "world": me.world, "main": me.main,
     "gradients": [None if p.grad is None else p.grad.reshape(-1).tolist() for p in parameters],
     "calls": calls,
     "ints": me.sum_ints([me.rank + 1, 2**40]),
     "gather": me.gather({"rank": me.rank, "text": "x" * (me.rank + 1)}),
+    "any": [me.any(False), me.any(me.rank == 1), me.any(True)],
 }
+me.wait()
+time.sleep(0 if me.rank else 2.5)
+try:
+    me.sum_ints([1])
+except RankLost as error:
+    result["lost"] = str(error)
 open(sys.argv[1] + f"/{me.rank}.json", "w").write(json.dumps(result))
-torch.distributed.destroy_process_group()
 """
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +75,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         "WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
-        # Where a machine has nothing but CPUs, nobody need say so.
-        **({"ACCELERATE_USE_CPU": "true"} if torch.accelerator.is_available() else {}),
+        "ACCELERATE_USE_CPU": "true",
         "OMP_NUM_THREADS": "1",
     }
     processes = [
@@ -135,6 +141,24 @@ def test_a_bucket_holds_one_dtype() -> None:
     assert [[gradient.numel() for gradient in bucket] for bucket in ranks._buckets(gradients)] == [[2], [2, 2], [1]]
 
 
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1"}, True),  # accelerate launch --num_processes 2 --cpu
+        ({"ACCELERATE_USE_CPU": "True"}, False),  # accelerate launch --num_processes 1 --cpu
+        ({"MASTER_ADDR": "127.0.0.1"}, False),
+    ],
+)
+def test_a_launch_of_several_processes_that_started_one_is_noticed(
+    variables: dict[str, str], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ACCELERATE_USE_CPU", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert ranks.only_one_came() is expected
+
+
 # two processes
 
 
@@ -172,3 +196,17 @@ def test_sums_and_gathered_values_are_alike_on_every_rank_and_in_the_order_of_ra
     for one in two:
         assert one["ints"] == [3, 2**41]
         assert one["gather"] == [{"rank": 0, "text": "x"}, {"rank": 1, "text": "xx"}]
+
+
+def test_a_flag_on_any_rank_is_known_to_all(two: list[dict[str, Any]]) -> None:
+    assert [one["any"] for one in two] == [[False, True, True]] * 2
+
+
+def test_ranks_wait_for_one_that_works_longer_than_the_time_limit_of_an_update(two: list[dict[str, Any]]) -> None:
+    """The limit is 1 s here, and the first rank came 2.5 s after the other."""
+    assert two[1]["waited"] > 1.5
+
+
+def test_a_rank_that_does_not_take_part_is_noticed_after_the_time_limit(two: list[dict[str, Any]]) -> None:
+    """Once more the first rank comes 2.5 s late, now for a sum."""
+    assert two[1]["lost"].startswith("Another of the 2 processes of this run has ended or does not answer, so this one")

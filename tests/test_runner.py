@@ -275,20 +275,6 @@ def test_sigterm_from_outside_ends_the_command_with_a_sentence(data: Path, tmp_p
     assert list(tmp_path.glob("run/stages/01-teacher/checkpoints/update-*"))
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks of one process")
-def test_runs_killed_at_ten_random_moments_end_bit_identical(data: Path, tmp_path: Path) -> None:
-    tables = recipe("hinton")
-    for stage in tables["stage"]:
-        stage.update(checkpoint_every=3, epochs=2)
-    tables["stage"][1].update(plugins=["hinton", "accumulate"], accumulate={"batches": 3})
-    path = tmp_path / "tiny.toml"
-    path.write_text(tomli_w.dumps(tables))
-    command = [sys.executable, "-m", "tests.kill", str(path), str(data), str(tmp_path / "runs"), "--trials", "10"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=400)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "10 of 10 identical" in done.stdout
-
-
 def test_a_vocabulary_that_changed_under_a_run_is_refused(tmp_path: Path) -> None:
     folder = write_data(tmp_path, train=24)
     potstill.run(student_only(), folder=tmp_path / "run", data_root=folder)

@@ -1,43 +1,59 @@
-"""Two processes train what one trains: the same rows an update, exact shares, gradients summed once."""
+"""A launcher's processes: they join, stop together when the launcher is told to, and train what one process trains."""
 
 from __future__ import annotations
 
-import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import tomli_w
 import torch
 
 import potstill
+from potstill.progress import Progress
 from potstill.testing import weights
-from potstill.testing.tiny import recipe
+from potstill.testing.tiny import student_only
+from tests.nursery import free_port
+
+LAUNCHER = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
 
 
-def test_two_processes_train_the_weights_of_one(data: Path, tmp_path: Path) -> None:
-    tables = recipe("hinton", "accumulate")
-    calm = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    for model in ("teacher", "student"):
-        tables[model]["config"].update(calm)
-    for stage in tables["stage"]:
-        stage["batch_size"] = 9  # an odd batch is 5 rows here and 4 there, the last one 3 rows
-    tables["stage"][1]["accumulate"] = {"batches": 3}
+def test_a_launcher_that_is_told_to_end_stops_its_processes_and_one_goes_on(data: Path, tmp_path: Path) -> None:
+    tables = student_only(epochs=40, log_every=1)
     path = tmp_path / "tiny.toml"
     path.write_text(tomli_w.dumps(tables))
-    potstill.run(path, folder=tmp_path / "one", data_root=data)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    run = ["-m", "potstill", "run", str(path), "--data-root", str(data), "--folder", str(tmp_path / "two")]
-    done = subprocess.run([*launch, *run], capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    for stage in ("teacher", "distil"):
-        theirs = weights(tmp_path / "two", stage)
-        for name, value in weights(tmp_path / "one", stage).items():
-            torch.testing.assert_close(theirs[name], value, rtol=1e-6, atol=1e-7)
-    one, two = (
-        [json.loads(line) for line in (tmp_path / side / "stages/02-distil/metrics.jsonl").read_text().splitlines()]
-        for side in ("one", "two")
+    words = ["-m", "potstill", "run", str(path), "--data-root", str(data), "--folder", str(tmp_path / "two"), "--quiet"]
+    process = subprocess.Popen(
+        [sys.executable, *LAUNCHER, str(free_port()), *words],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    assert [line["update"] for line in two] == [line["update"] for line in one]
-    assert done.stdout.count("report.html") == 1
+    log = tmp_path / "two/stages/01-plain/metrics.jsonl"
+    until = time.monotonic() + 200
+    while not (log.is_file() and log.stat().st_size) and time.monotonic() < until:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    errors = process.communicate(timeout=60)[1]
+    assert errors.count("Stopped as asked; the same command goes on from the last checkpoint.") == 1, errors
+    assert not (tmp_path / "two/result.json").exists()
+    notes = Notes()
+    potstill.run(path, folder=tmp_path / "two", data_root=data, progress=notes)
+    assert any("begun by 2 processes, going on with 1" in line for line in notes.lines)
+    potstill.run(path, folder=tmp_path / "one", data_root=data)
+    theirs = weights(tmp_path / "two", "plain")
+    for name, value in weights(tmp_path / "one", "plain").items():
+        torch.testing.assert_close(theirs[name], value, rtol=1e-6, atol=1e-6)
+
+
+class Notes(Progress):
+    """Keeps what a run notes."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)

@@ -37,7 +37,8 @@ def run(folder: str | None, fresh: bool, quiet: bool, as_json: bool, **options: 
       potstill run thucnews-bilstm.toml --data-root data --set hinton.temperature=4
       potstill run --teacher bert-sst2 --student-layers 2,4,6 --train a.csv --validation b.csv \\
           --text sentence --label label -p hinton:temperature=2 -p accumulate:batches=4 --export onnx
-      accelerate launch --num_processes 2 -m potstill run thucnews-bilstm.toml
+      accelerate launch --num_processes 2 -m potstill run thucnews-bilstm.toml   (on two GPUs)
+      torchrun --nproc-per-node 2 -m potstill run thucnews-bilstm.toml           (two processes on CPUs)
     """
     prepared = prepare(**options)
     target = Path(folder) if folder else Path("runs") / prepared.recipe.name
