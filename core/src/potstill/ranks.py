@@ -27,7 +27,7 @@ _FAREWELL = 3.0
 
 
 class Ranks:
-    """This process among all of a run, as `accelerate launch` started it; alone without it."""
+    """This process among all of a run, as `accelerate launch` or `torchrun` started it; alone without them."""
 
     def __init__(self) -> None:
         # accelerate joins processes on CPUs only where it is told that there is nothing else.
