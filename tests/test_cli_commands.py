@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ import potstill.cli
 from potstill.cli.display import LineProgress, make_progress, shown
 from potstill.cli.output import plain
 from potstill.cli.plan import tree
-from potstill.cli.time import entries, rows
-from potstill.timing import Timing
+from potstill.cli.time import cells, entries, rows
+from potstill.timing import Timing, conditions
 
 
 def test_lines_tell_the_end_and_the_last_facts():
@@ -69,22 +70,34 @@ def test_a_plan_is_a_tree_with_a_branch_a_stage():
     ]  # fmt: skip
 
 
-def timing(name: str, p50: float, length: int) -> Timing:
+def timing(name: str, p50: float, length: int, rounds: Sequence[float]) -> Timing:
     return Timing(
-        name, f"{name}.onnx", "onnxruntime", 1, length, p50, p50, p50, p50, 1000 / p50, p50, 0, 1, 1, 0, 1, None, ()
-    )
+        name, f"{name}.onnx", "onnxruntime", 1, length, p50, p50, p50, p50, 1000 / p50, p50, 0, 120, len(rounds), 3, 1,
+        0.5, 1.25, tuple(rounds),
+    )  # fmt: skip
 
 
-def test_speed_up_is_over_the_first_model_at_the_same_length():
-    table = rows(
-        [
-            timing("teacher", 8.0, 32),
-            timing("student", 2.0, 32),
-            timing("teacher", 30.0, 128),
-            timing("student", 3.0, 128),
-        ]
-    )
-    assert [row["speedup"] for row in table] == [1.0, 4.0, 1.0, 10.0]
+def test_speed_up_is_over_the_first_model_at_the_same_length_or_too_noisy_to_rank():
+    timings = [
+        timing("teacher", 8.0, 32, [8.0] * 6),
+        timing("student", 2.0, 32, [2.0] * 6),
+        timing("teacher", 30.0, 128, [30.0] * 6),
+        timing("student", 3.0, 128, [3.0] * 5 + [40.0]),
+    ]
+    assert [(row["speedup"], row["interval"]) for row in cells(timings)] == [
+        (None, None), (4.0, "4.00–4.00×"), (None, None), ("too noisy to rank", "0.75–10.00×"),
+    ]  # fmt: skip
+    found = [row["speedup"] for row in rows(timings)]
+    assert found[0] is found[2] is None
+    assert found[1] == {
+        "over": "teacher", "ratio": 4.0, "low": 4.0, "high": 4.0, "confidence": 31 / 32, "verdict": "faster",
+    }  # fmt: skip
+    assert (found[3]["verdict"], found[3]["ratio"]) == ("too noisy to rank", pytest.approx(10))
+
+
+def test_the_conditions_of_a_measurement_are_one_line():
+    line = conditions([timing("teacher", 8.0, 32, [8.0] * 6), timing("student", 2.0, 32, [2.0] * 6)])
+    assert line == "onnxruntime, 1 thread, 6 rounds of 20 calls after 3 to warm up, load 0.50 before and 1.25 after"
 
 
 def test_models_to_time_get_the_shortest_names_that_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -16,6 +16,11 @@ from potstill.errors import UserError
 if TYPE_CHECKING:
     from potstill.timing import Timing
 
+COLUMNS = (
+    "model", "runtime", "batch", "length", "p50_ms", "p95_ms", "p99_ms", "cpu_ms_per_row", "rows_per_second",
+    "peak_bytes", "bytes", "speedup", "interval",
+)  # fmt: skip
+
 
 @click.command
 @click.argument("models", nargs=-1, required=True, metavar="[NAME=]MODEL…")
@@ -31,13 +36,16 @@ def time(models: tuple[str, ...], lengths: str, batches: str, quiet: bool, as_js
     """Measure how fast models answer, each in a process of its own, in interleaved rounds.
 
     MODEL is an .onnx file, an exported folder, a model folder (timed in torch), or a run folder (all its .onnx files).
-    The speed-up is that over the first model.
+    The speed-up is that over the first model: the median over the rounds, with an interval that holds it with at least
+    95 % confidence. Where the interval does not leave out 1, the models are too noisy to rank; six rounds are the
+    fewest that rank at all. CPU time is that of the whole process, memory its peak. --json has every percentile,
+    count and condition.
 
     \b
     Example:
       potstill time float=runs/demo/export/model.onnx int8=runs/demo/export/model.int8.onnx --lengths 32,128
     """
-    from potstill.timing import measure
+    from potstill.timing import conditions, measure
 
     timings = measure(
         entries(models),
@@ -47,12 +55,13 @@ def time(models: tuple[str, ...], lengths: str, batches: str, quiet: bool, as_js
         **counts,
     )
     if as_json:
-        say_json([timing.as_dict() for timing in timings])
+        say_json(rows(timings))
         return
     from potstill.report.table import print_table
 
-    columns = ["model", "runtime", "batch", "length", "p50_ms", "p95_ms", "rows_per_second", "speedup", "bytes"]
-    print_table(rows(timings), columns=columns)
+    table = cells(timings)
+    print_table(table, columns=[name for name in COLUMNS if any(row[name] is not None for row in table)])
+    click.echo(conditions(timings))
 
 
 def entries(words: Sequence[str]) -> list[tuple[str, Path]]:
@@ -70,21 +79,31 @@ def entries(words: Sequence[str]) -> list[tuple[str, Path]]:
 
 
 def rows(timings: Sequence[Timing]) -> list[dict[str, Any]]:
-    """Table rows, with the speed-up over the first model at the same batch size and length."""
-    first: dict[tuple[int, int], float] = {}
-    table: list[dict[str, Any]] = []
-    for timing in timings:
-        baseline = first.setdefault((timing.batch, timing.length), timing.p50_ms)
-        table.append(
-            {
-                **timing.as_dict(),
-                "model": timing.name,
-                "speedup": baseline / timing.p50_ms,
-                "rows_per_second": round(timing.rows_per_second),
-                "bytes": _size(Path(timing.path)),
-            }
-        )
-    return table
+    """Everything measured of each model, its size, and its speed-up over the first one at the same shape."""
+    from potstill.timing import over_the_first
+
+    return [
+        timing.as_dict() | {"bytes": _size(Path(timing.path)), "speedup": found.as_dict() if found else None}
+        for timing, found in zip(timings, over_the_first(timings), strict=True)
+    ]
+
+
+def cells(timings: Sequence[Timing]) -> list[dict[str, Any]]:
+    """The table's rows; the runtime only where the models have different ones, for it stands below the table."""
+    from potstill.timing import over_the_first
+
+    several = len({timing.runtime for timing in timings}) > 1
+    return [
+        timing.as_dict()
+        | {
+            "model": timing.name,
+            "runtime": timing.runtime if several else None,
+            "bytes": _size(Path(timing.path)),
+            "speedup": found.shown if found else None,
+            "interval": found.interval if found else None,
+        }
+        for timing, found in zip(timings, over_the_first(timings), strict=True)
+    ]
 
 
 def _named(word: str) -> tuple[str | None, Path]:

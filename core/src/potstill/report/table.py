@@ -27,6 +27,10 @@ _HEADINGS = {
     "bytes": "size",
     "p50_ms": "p50 ms",
     "p95_ms": "p95 ms",
+    "p99_ms": "p99 ms",
+    "cpu_ms_per_row": "CPU ms/row",
+    "rows_per_second": "rows/s",
+    "peak_bytes": "memory",
     "speedup": "speed-up",
     "learning_rate": "learning rate",
 }
@@ -107,12 +111,14 @@ def cell(column: str, value: Any) -> str:
     number = float(value)
     if column == "parameters":
         return scaled(number)
-    if column == "bytes":
+    if column in ("bytes", "peak_bytes"):
         return f"{scaled(number)}B" if number >= 1000 else f"{number:.0f} B"
-    if column.endswith("_ms"):
+    if column.endswith("_ms") or column == "cpu_ms_per_row":
         return f"{number:.2f}"
+    if column == "rows_per_second":
+        return f"{number:,.0f}"
     if column == "speedup":
-        return f"{number:.1f}×"
+        return f"{number:.1f}×" if number >= 2 or number == 1 else f"{number:.2f}×"
     if isinstance(value, int):
         return str(value)
     return f"{number:.4f}" if column.removeprefix("test_") in METRICS else f"{number:.4g}"

@@ -101,10 +101,13 @@ def _shape(
         for name, worker in workers.items():
             tallies[name].turns.append(worker.run(plan.calls, plan.warmup))
             bar.advance()
-    return [_timing(workers[name], places[name], tally, batch, length, plan) for name, tally in tallies.items()]
+    after = _load()
+    return [_timing(workers[name], places[name], tally, batch, length, plan, after) for name, tally in tallies.items()]
 
 
-def _timing(worker: Worker, place: Place, tally: _Tally, batch: int, length: int, plan: _Plan) -> Timing:
+def _timing(
+    worker: Worker, place: Place, tally: _Tally, batch: int, length: int, plan: _Plan, after: float | None
+) -> Timing:
     milliseconds = tally.milliseconds
     rows = batch * len(milliseconds)
     return Timing(
@@ -122,6 +125,7 @@ def _timing(worker: Worker, place: Place, tally: _Tally, batch: int, length: int
         warmup=plan.warmup,
         threads=plan.threads,
         load=plan.load,
+        load_after=after,
         round_p50_ms=tuple(percentiles(turn.milliseconds)["p50_ms"] for turn in tally.turns),
     )
 

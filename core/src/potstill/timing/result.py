@@ -29,6 +29,7 @@ class Timing:
         threads: of the runtime, and of the libraries beneath it.
         load: the machine's load average over a minute before the first model was started; None where the
             system has none.
+        load_after: the same when this shape's last round was over; the measuring itself makes up about `threads` of it.
         round_p50_ms: the median of each round, whose spread tells how quiet the machine was.
     """
 
@@ -49,11 +50,26 @@ class Timing:
     warmup: int
     threads: int
     load: float | None
+    load_after: float | None
     round_p50_ms: tuple[float, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {**asdict(self), "round_p50_ms": list(self.round_p50_ms)}
+
+
+def conditions(timings: Sequence[Timing]) -> str:
+    """What timings of one measurement have in common, in a line: runtimes, threads, runs, warm-up, load."""
+    first, last = timings[0], timings[-1]
+    runtimes = ", ".join(dict.fromkeys(timing.runtime for timing in timings))
+    parts = [
+        runtimes,
+        "1 thread" if first.threads == 1 else f"{first.threads} threads",
+        f"{first.rounds} rounds of {first.runs // first.rounds} calls after {first.warmup} to warm up",
+    ]
+    if first.load is not None and last.load_after is not None:
+        parts.append(f"load {first.load:.2f} before and {last.load_after:.2f} after")
+    return ", ".join(parts)
 
 
 def percentiles(milliseconds: Sequence[float]) -> dict[str, float]:
