@@ -66,6 +66,12 @@ def vocabulary_size(folder: Path) -> int:
     return max([known, *added]) or DEFAULT_VOCABULARY
 
 
+def positions(folder: Path) -> int | None:
+    """How many positions the model beside `folder`'s files says it has; None where it says nothing."""
+    stated = _json(folder / "config.json").get("max_position_embeddings")
+    return stated if isinstance(stated, int) else None
+
+
 def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}

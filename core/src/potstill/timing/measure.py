@@ -143,12 +143,18 @@ def _check(
         raise UserError("Timing needs at least one model, one length and one batch size.")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise UserError(f"Two models to be timed are both called '{twice[0]}'; give each a name of its own.")
-    counts = {"length": min(lengths), "batch": min(batches), "rounds": rounds, "threads": threads, "calls": calls}
-    for what, value in {**counts, "warm-up": warmup + 1}.items():
-        if value < 1:
-            least = 0 if what == "warm-up" else 1
-            raise UserError(f"A {what} of {value - (what == 'warm-up')} cannot be timed; it must be at least {least}.")
+        raise UserError(f"Two models to be timed are both called '{twice[0]}'; give each a name of its own: NAME=PATH.")
+    counts = {
+        "length": (min(lengths), 1),
+        "batch size": (min(batches), 1),
+        "number of rounds": (rounds, 1),
+        "number of calls": (calls, 1),
+        "number of threads": (threads, 1),
+        "number of warm-up calls": (warmup, 0),
+    }
+    for what, (value, least) in counts.items():
+        if value < least:
+            raise UserError(f"Timing needs a {what} of at least {least}, not {value}.")
 
 
 def _load() -> float | None:

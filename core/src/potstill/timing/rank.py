@@ -111,7 +111,7 @@ def _verdict(low: float, high: float) -> str:
         return "faster"
     if high < 1 / MARGIN:
         return "slower"
-    return EQUAL if 1 / MARGIN <= low and high <= MARGIN else TOO_NOISY
+    return EQUAL if low >= 1 / MARGIN and high <= MARGIN else TOO_NOISY
 
 
 def _median(values: Sequence[float]) -> float:

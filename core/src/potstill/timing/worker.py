@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.errors import ModelError, PotstillError
-from potstill.timing.locate import Place
+from potstill.timing.locate import Place, positions
 from potstill.timing.runtimes import Runtime, open_runtime
 
 
@@ -24,10 +24,13 @@ class Session:
 
     def __init__(self) -> None:
         self.model: Runtime | None = None
+        self.positions: int | None = None
         self.inputs: dict[str, Any] = {}
 
     def open(self, path: str, kind: Any, threads: int) -> dict[str, Any]:
-        self.model = open_runtime(Place(kind, Path(path)), threads)
+        place = Place(kind, Path(path))
+        self.model = open_runtime(place, threads)
+        self.positions = positions(place.folder)
         return {"runtime": self.model.version}
 
     def prepare(self, batch: int, length: int) -> dict[str, Any]:
@@ -36,7 +39,9 @@ class Session:
         try:
             self.model.run(self.inputs)
         except Exception as error:
-            raise ModelError(f"batch {batch} × length {length} does not run: {_line(error)}") from error
+            short = self.positions is not None and length > self.positions
+            why = f"its config.json has max_position_embeddings = {self.positions}" if short else _line(error)
+            raise ModelError(f"batch {batch} × length {length} does not run: {why}") from error
         return {}
 
     def run(self, calls: int, warmup: int) -> dict[str, Any]:
