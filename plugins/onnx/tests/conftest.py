@@ -14,11 +14,11 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[ExportJob, Artif
     student = bert().train()
     student.bert.encoder.layer[1].eval()
     job = job_for(tmp_path_factory.mktemp("export"), student, bert(layers=1, vocabulary=40, seed=1))
-    return job, export(job)
+    return job, export(job, attention="plain")
 
 
 @pytest.fixture(scope="session")
 def fused(tmp_path_factory: pytest.TempPathFactory) -> tuple[ExportJob, Artifact]:
-    """The same student with fused attention."""
+    """The same student as exported by default, which is with fused attention."""
     job = job_for(tmp_path_factory.mktemp("fused"), bert())
-    return job, export(job, attention="fused", time=False)
+    return job, export(job, time=False)

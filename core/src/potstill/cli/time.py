@@ -16,11 +16,6 @@ from potstill.errors import UserError
 if TYPE_CHECKING:
     from potstill.timing import Timing
 
-COLUMNS = (
-    "model", "runtime", "batch", "length", "p50_ms", "p95_ms", "p99_ms", "cpu_ms_per_row", "rows_per_second",
-    "peak_bytes", "bytes", "speedup", "interval",
-)  # fmt: skip
-
 
 @click.command
 @click.argument("models", nargs=-1, required=True, metavar="[NAME=]MODEL…")
@@ -57,10 +52,11 @@ def time(models: tuple[str, ...], lengths: str, batches: str, quiet: bool, as_js
     if as_json:
         say_json(rows(timings))
         return
+    from potstill.report.latency import cells, columns
     from potstill.report.table import print_table
 
-    table = cells(timings)
-    print_table(table, columns=[name for name in COLUMNS if any(row[name] is not None for row in table)])
+    table = cells(rows(timings))
+    print_table(table, columns=columns(table))
     click.echo(conditions(timings))
 
 
@@ -80,30 +76,9 @@ def entries(words: Sequence[str]) -> list[tuple[str, Path]]:
 
 def rows(timings: Sequence[Timing]) -> list[dict[str, Any]]:
     """Everything measured of each model, its size, and its speed-up over the first one at the same shape."""
-    from potstill.timing import over_the_first
+    from potstill.timing import records
 
-    return [
-        timing.as_dict() | {"bytes": _size(Path(timing.path)), "speedup": found.as_dict() if found else None}
-        for timing, found in zip(timings, over_the_first(timings), strict=True)
-    ]
-
-
-def cells(timings: Sequence[Timing]) -> list[dict[str, Any]]:
-    """The table's rows; the runtime only where the models have different ones, for it stands below the table."""
-    from potstill.timing import over_the_first
-
-    several = len({timing.runtime for timing in timings}) > 1
-    return [
-        timing.as_dict()
-        | {
-            "model": timing.name,
-            "runtime": timing.runtime if several else None,
-            "bytes": _size(Path(timing.path)),
-            "speedup": found.shown if found else None,
-            "interval": found.interval if found else None,
-        }
-        for timing, found in zip(timings, over_the_first(timings), strict=True)
-    ]
+    return [record | {"bytes": _size(Path(record["path"]))} for record in records(timings)]
 
 
 def _named(word: str) -> tuple[str | None, Path]:

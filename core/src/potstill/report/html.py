@@ -117,8 +117,29 @@ def _stage_facts(stage: StageFolder) -> str:
 
 
 def _exports(run: RecordedRun) -> str:
-    parts = [f"<h3>{escape(name)}</h3>\n{tree(content['facts'])}" for name, content in run.exports.items()]
+    parts = [f"<h3>{escape(name)}</h3>\n{_export(content['facts'])}" for name, content in run.exports.items()]
     return _section("Exports and parity", "".join(parts)) if parts else ""
+
+
+def _export(facts: Mapping[str, Any]) -> str:
+    latency = _latency(facts.get("timing"))
+    rest = {key: value for key, value in facts.items() if key != "timing"} if latency else facts
+    return latency + tree(rest)
+
+
+def _latency(records: Any) -> str:
+    """What `potstill.timing.records` gave, as tables; nothing where it is something else or damaged."""
+    from potstill.report.latency import cells, columns, grid
+    from potstill.timing import Timing, conditions
+
+    try:
+        every, shapes = cells(records), grid(records)
+        line = conditions([Timing.of(record) for record in records])
+    except (KeyError, TypeError, IndexError, ZeroDivisionError):
+        return ""
+    overview = table(shapes, columns_in_order(shapes)) if len(columns_in_order(shapes)) > 2 else ""
+    lead = "<p>p50 in ms by batch size × tokens a row, and the speed-up over the first model:</p>\n" if overview else ""
+    return f"{lead}{overview}{table(every, columns(every))}<p class='note'>{escape(line)}</p>\n"
 
 
 def _recipe(run: RecordedRun) -> str:

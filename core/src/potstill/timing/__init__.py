@@ -9,7 +9,18 @@ from __future__ import annotations
 
 from potstill.timing.locate import Place, locate
 from potstill.timing.measure import Entry, measure
-from potstill.timing.rank import Speedup, over_the_first, speedup
+from potstill.timing.rank import Speedup, over_the_first, records, speedup
 from potstill.timing.result import Timing, conditions
 
-__all__ = ["Entry", "Place", "Speedup", "Timing", "conditions", "locate", "measure", "over_the_first", "speedup"]
+__all__ = [
+    "Entry",
+    "Place",
+    "Speedup",
+    "Timing",
+    "conditions",
+    "locate",
+    "measure",
+    "over_the_first",
+    "records",
+    "speedup",
+]

@@ -101,9 +101,14 @@ def over_the_first(timings: Sequence[Timing]) -> list[Speedup | None]:
     found: list[Speedup | None] = []
     for timing in timings:
         base = first.setdefault((timing.batch, timing.length), timing)
-        same = base is timing
-        found.append(None if same else speedup(base.name, base.round_p50_ms, timing.round_p50_ms))
+        found.append(None if base is timing else speedup(base.name, base.round_p50_ms, timing.round_p50_ms))
     return found
+
+
+def records(timings: Sequence[Timing]) -> list[dict[str, Any]]:
+    """For JSON: each timing with its "speedup" over the first model at the same batch size and length, or None."""
+    pairs = zip(timings, over_the_first(timings), strict=True)
+    return [timing.as_dict() | {"speedup": found.as_dict() if found else None} for timing, found in pairs]
 
 
 def _verdict(low: float, high: float) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,12 @@ class Timing:
     load: float | None
     load_after: float | None
     round_p50_ms: tuple[float, ...]
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Timing:
+        """What `as_dict` gave, read back; None for what an older version did not note."""
+        values: dict[str, Any] = {field.name: record.get(field.name) for field in fields(cls)}
+        return cls(**values)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

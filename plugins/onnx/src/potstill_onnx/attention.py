@@ -17,20 +17,21 @@ from potstill_onnx.config import Kind
 NODE = "MultiHeadAttention"
 """The fused operator, of the domain com.microsoft."""
 _FUSED = "potstill_onnx_fused"
+_BEYOND = ("softcap", "s_aux", "position_bias")
+"""What some attention functions are handed besides a mask, and the node cannot express."""
 
 
 @contextmanager
-def attention(module: Any, kind: Kind) -> Iterator[None]:
+def exchanged(module: Any, kind: Kind) -> Iterator[None]:
     """Lets a model export its attention as `kind` within the block, and as before after it.
 
     Plain is the "eager" attention of transformers: its graph is smaller than that of SDPA and runs faster in
     ONNX Runtime, in INT8 most of all. A model whose attention cannot be chosen, or that has none, stays as it is.
     """
-    config = getattr(module, "config", None)
-    before = getattr(config, "_attn_implementation", None)
-    if before is None or not _chooses(module):
+    if not exchangeable(module):
         yield
         return
+    before = module.config._attn_implementation
     if kind == "fused":
         AttentionInterface.register(_FUSED, fused)
         AttentionMaskInterface.register(_FUSED, eager_mask)
@@ -58,9 +59,12 @@ def fused(
         attention_mask: [batch, 1 or heads, seq, seq], added to the scores.
 
     Returns: [batch, seq, heads, head_dim], and None for the probabilities.
-    Raises: ModelError where keys have fewer heads than queries.
+    Raises: ModelError where keys have fewer heads than queries, or scores are more than scaled and masked.
     """
     batch, heads, length, width = query.shape
+    beyond = [name for name in _BEYOND if unused.get(name) is not None]
+    if beyond:
+        raise ModelError(f"Attention with {beyond[0]} cannot be fused; use attention = 'plain'.")
     if key.shape[1] != heads:
         raise ModelError(
             f"Attention with {heads} query heads and {key.shape[1]} key heads cannot be fused; use attention = 'plain'."
@@ -77,6 +81,8 @@ def fused(
     return mixed.reshape(batch, length, heads, width), None
 
 
-def _chooses(module: Any) -> bool:
+def exchangeable(module: Any) -> bool:
+    """Whether transformers lets another function compute the model's attention, if it has any."""
+    stated = getattr(getattr(module, "config", None), "_attn_implementation", None)
     can = getattr(module, "_can_set_attn_implementation", None)
-    return bool(can and can())
+    return stated is not None and bool(can and can())

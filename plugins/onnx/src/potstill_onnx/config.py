@@ -9,6 +9,7 @@ from pydantic import Field
 from potstill.plugin import PluginConfig
 
 Kind = Literal["plain", "fused"]
+Attention = Literal["auto", "plain", "fused"]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -17,8 +18,9 @@ class OnnxConfig(PluginConfig):
 
     opset: int = Field(default=20, ge=18)
     """Version of ONNX's standard operators."""
-    attention: Kind = "plain"
-    """"plain" runs in every ONNX runtime; "fused" is one node a layer that only ONNX Runtime knows, faster in INT8."""
+    attention: Attention = "auto"
+    """"fused" is one node a layer that only ONNX Runtime knows, faster in INT8; "plain" runs in every runtime; "auto"
+    is fused where the model's attention can be, else plain."""
     tolerance: float = Field(default=1e-4, gt=0)
     """The largest absolute difference of a logit to torch's that is accepted (fp32)."""
     quantize: bool = True

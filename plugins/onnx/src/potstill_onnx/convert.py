@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 
 from potstill.errors import ModelError, PotstillError
 from potstill.timing.runtimes import VOCABULARY_KEY
-from potstill_onnx.attention import NODE, attention
-from potstill_onnx.config import Kind
+from potstill_onnx.attention import NODE, exchangeable, exchanged
+from potstill_onnx.config import Attention, Kind
 from potstill_onnx.inputs import input_names, made_up, vocabulary_of
 
 if TYPE_CHECKING:
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
 
 ROWS, TOKENS = 3, 11  # of the example; a size of 0 or 1 would be taken for a constant
 SINGLE_FILE = 1_900_000_000  # bytes; protobuf ends at 2 GiB
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written: the ONNX file, then that of its weights where it is apart; and how its attention is written."""
+
+    files: list[Path]
+    attention: Kind
 
 
 def convert(
@@ -33,8 +42,8 @@ def convert(
     *,
     max_length: int,
     opset: int = 20,
-    kind: Kind = "plain",
-) -> list[Path]:
+    attention: Attention = "auto",
+) -> Converted:
     """Writes a model as ONNX: inputs [batch, sequence] under the names torch knows them by, output "logits".
 
     The module is in the mode and has the attention it had before, whatever happens.
@@ -46,9 +55,8 @@ def convert(
         path: the file; weights beyond 2 GB go to a second one beside it.
         max_length: the longest row the model takes.
         opset: of the standard operators.
-        kind: how attention is written.
+        attention: how it is written; "auto" is fused where it can be.
 
-    Returns: the files written.
     Raises:
         PotstillError: the exporter gives up.
         ModelError: "fused" attention of a model that has none, or whose attention cannot be exchanged.
@@ -56,28 +64,41 @@ def convert(
     names = input_names(module, inputs)
     length = max(2, min(TOKENS, max_length))
     example = made_up(inputs, ROWS, length, ragged=True, vocabulary=vocabulary_of(module))
-    axes = {0: "batch", 1: "sequence"}
-    with evaluating(module), attention(module, kind), _quiet(), torch.no_grad():
+    arguments = _Logits(module, task, names), {name: example[name] for name in names}, opset
+    fuse = attention != "plain" and exchangeable(module)
+    try:
+        program = _program(*arguments, "fused" if fuse else "plain")
+    except ModelError:  # an attention that the node cannot express
+        if attention == "fused":
+            raise
+        program = _program(*arguments, "plain")
+    fused = any(node.op_type == NODE for node in program.model.graph.all_nodes())
+    if attention == "fused" and not fused:
+        raise ModelError(f"A {type(module).__name__} has no attention that can be fused; use attention = 'plain'.")
+    return Converted(_save(program, module, path), "fused" if fused else "plain")
+
+
+def _program(wrapped: _Logits, example: Mapping[str, Tensor], opset: int, kind: Kind) -> Any:
+    """torch's ONNX program of a model."""
+    module, axes = wrapped.module, {0: "batch", 1: "sequence"}
+    with evaluating(module), exchanged(module, kind), _quiet(), torch.no_grad():
         try:
-            program = torch.onnx.export(
-                _Logits(module, task, names),
-                tuple(example[name] for name in names),
+            return torch.onnx.export(
+                wrapped,
+                tuple(example.values()),
                 dynamo=True,
-                input_names=names,
+                input_names=list(example),
                 output_names=["logits"],
                 # Without these the graph would be fixed to the example's shape.
-                dynamic_shapes=(tuple(axes for _ in names),),
+                dynamic_shapes=(tuple(axes for _ in example),),
                 opset_version=opset,
                 verbose=False,
             )
-        except PotstillError:
-            raise
         except Exception as error:
-            raise PotstillError(f"A {type(module).__name__} could not be exported to ONNX: {_cause(error)}") from error
-        assert program is not None
-        if kind == "fused" and not any(node.op_type == NODE for node in program.model.graph.all_nodes()):
-            raise ModelError(f"A {type(module).__name__} has no attention that can be fused; use attention = 'plain'.")
-        return _save(program, module, path)
+            cause = _innermost(error)
+            if isinstance(cause, PotstillError):
+                raise cause from None
+            raise PotstillError(f"A {type(module).__name__} could not be exported to ONNX: {_line(cause)}") from error
 
 
 @contextmanager
@@ -136,9 +157,13 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _cause(error: BaseException) -> str:
-    """The first line of the innermost error, which says what the exporter could not do."""
+def _innermost(error: BaseException) -> BaseException:
+    """The error that began it, which says what the exporter could not do."""
     while error.__cause__ is not None:
         error = error.__cause__
+    return error
+
+
+def _line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

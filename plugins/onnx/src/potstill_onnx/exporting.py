@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from potstill.batch import Batch
 from potstill.errors import PotstillError
 from potstill.export import ExportJob
-from potstill_onnx.config import OnnxConfig
+from potstill_onnx.config import Kind, OnnxConfig
 from potstill_onnx.convert import convert, evaluating
 from potstill_onnx.inputs import vocabulary_of
 from potstill_onnx.parity import Logits, agreement, grid, scores, torch_logits
@@ -33,6 +33,7 @@ class Exported:
     Attributes:
         name: as in the run's table.
         files: the ONNX file, then that of its weights where it is apart.
+        attention: how it is written.
         parameters: of the model in torch.
         scores: the task's metrics on the validation rows.
         parity: how far it is from the model in torch, JSON.
@@ -40,6 +41,7 @@ class Exported:
 
     name: str
     files: list[Path]
+    attention: Kind
     parameters: int
     scores: dict[str, float] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
@@ -68,22 +70,25 @@ class Exporter:
         return [teacher, *models] if teacher else models
 
     def _student(self) -> Exported:
-        module, job = self.job.student.module, self.job
-        exported = self._converted(module, self.like, "model.onnx", STUDENT)
-        with evaluating(module):
-            self._reference = self._logits("torch", lambda batch: torch_logits(module, job.task, batch.student))
-        logits = self._run(exported, lambda batch: batch.student)
-        found = agreement(self._reference, logits)
-        exported.scores = self._scores(logits)
-        exported.parity |= {**asdict(found), "torch": self._scores(self._reference), "onnx": exported.scores}
-        self._refuse(exported, found.max_difference, f"{found.rows} validation rows")
-        job.progress.note(f"{STUDENT} is torch's student to {_worst(exported):.1e} on {found.rows} rows and the grid")
+        module = self.job.student.module
+        exported, self._reference = self._proved(module, self.like, "model.onnx", STUDENT, lambda batch: batch.student)
         return exported
+
+    def _teacher(self) -> Exported | None:
+        if self.job.teacher is None:
+            return None
+        module, like = self.job.teacher.module, self._teacher_like
+        try:
+            return self._proved(module, like, "teacher.onnx", TEACHER, lambda batch: batch.teacher)[0]
+        except PotstillError as error:
+            # The teacher is only there to be compared with; the student is not lost for it.
+            self.job.progress.note(f"The teacher is not compared in ONNX: {error}")
+            return None
 
     def _int8(self, student: Exported) -> Exported:
         path = self.job.folder / "model.int8.onnx"
         files = quantize(student.files[0], path, per_channel=self.config.per_channel)
-        exported = Exported(INT8, files, student.parameters)
+        exported = Exported(INT8, files, student.attention, student.parameters)
         logits = self._run(exported, lambda batch: batch.student)
         found = agreement(self._reference, logits)
         exported.scores = self._scores(logits)
@@ -92,25 +97,39 @@ class Exporter:
             self.job.progress.note(f"{INT8} predicts as torch's student on {found.equal_predictions:.2%} of the rows")
         return exported
 
-    def _teacher(self) -> Exported | None:
-        if self.job.teacher is None:
-            return None
-        try:
-            exported = self._converted(self.job.teacher.module, self._teacher_like, "teacher.onnx", TEACHER)
-        except PotstillError as error:
-            # The teacher is only there to be compared with; the student is not lost for it.
-            self.job.progress.note(f"The teacher is not compared in ONNX: {error}")
-            return None
-        exported.scores = self._scores(self._run(exported, lambda batch: batch.teacher))
-        return exported
+    def _proved(
+        self, module: nn.Module, like: Inputs, name: str, row: str, inputs: Callable[[Batch], Inputs]
+    ) -> tuple[Exported, list[Logits]]:
+        """A model in fp32 whose logits are torch's on the grid and on every validation row; and torch's logits."""
+        task = self.job.task
+        exported = self._converted(module, like, name, row)
+        with evaluating(module):
+            reference = self._logits(
+                f"{row.split()[0]} (torch)", lambda batch: torch_logits(module, task, inputs(batch))
+            )
+        logits = self._run(exported, inputs)
+        found = agreement(reference, logits)
+        exported.scores = self._scores(logits)
+        exported.parity |= {**asdict(found), "torch": self._scores(reference), "onnx": exported.scores}
+        self._refuse(exported, found.max_difference, f"{found.rows} validation rows")
+        whose = f"torch's {row.split()[0]}"
+        self.job.progress.note(f"{row} is {whose} to {_worst(exported):.1e} on {found.rows} rows and the grid")
+        return exported, reference
 
     def _converted(self, module: nn.Module, like: Inputs, name: str, row: str) -> Exported:
         job, config = self.job, self.config
-        path, longest = job.folder / name, job.max_length
-        files = convert(module, job.task, like, path, max_length=longest, opset=config.opset, kind=config.attention)
-        exported = Exported(row, files, sum(parameter.numel() for parameter in module.parameters()))
+        longest, wanted = job.max_length, config.attention
+        written = convert(
+            module, job.task, like, job.folder / name, max_length=longest, opset=config.opset, attention=wanted
+        )
+        if wanted == "auto" and written.attention == "plain":
+            job.progress.note(
+                f"{row}: a {type(module).__name__} has no attention that can be fused; its graph is plain"
+            )
+        parameters = sum(parameter.numel() for parameter in module.parameters())
+        exported = Exported(row, written.files, written.attention, parameters)
         with evaluating(module):
-            cases = grid(module, job.task, Session(path), like, longest, vocabulary_of(module))
+            cases = grid(module, job.task, Session(written.files[0]), like, longest, vocabulary_of(module))
         exported.parity["grid"] = cases
         for case in cases:
             shape = f"batch {case['batch']} × length {case['length']}, {case['case']}"
@@ -122,9 +141,10 @@ class Exporter:
             return
         for file in exported.files:
             file.unlink()
+        hint = "; attention = 'plain' may be nearer" if exported.attention == "fused" else ""
         raise PotstillError(
             f"{exported.files[0].name} answers otherwise than torch: a logit is off by {difference:.2e} ({where}), "
-            f"more than tolerance = {self.config.tolerance:g}; the file was removed."
+            f"more than tolerance = {self.config.tolerance:g}; the file was removed{hint}."
         )
 
     def _run(self, exported: Exported, inputs: Callable[[Batch], Inputs]) -> list[Logits]:

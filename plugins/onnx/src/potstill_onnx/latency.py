@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from potstill.export import ExportJob
-from potstill.timing import Entry, Timing, measure
+from potstill.timing import Entry, Timing, conditions, measure, over_the_first
 from potstill_onnx.config import OnnxConfig
 from potstill_onnx.exporting import Exported
 
@@ -21,9 +21,10 @@ def latency(models: Sequence[Exported], job: ExportJob, config: OnnxConfig) -> l
         progress=job.progress,
     )
     first = timings[0]
-    load = "" if first.load is None else f", load {first.load:.2f}"
-    threads = "1 thread" if first.threads == 1 else f"{first.threads} threads"
-    job.progress.note(
-        f"latency at batch {first.batch} × {first.length} tokens, {threads}, {first.runs} runs each{load}"
-    )
+    job.progress.note(f"latency at batch {first.batch} × {first.length} tokens: {conditions(timings)}")
+    for timing, found in list(zip(timings, over_the_first(timings), strict=True))[: len(models)]:
+        if found and not found.ranked:
+            job.progress.note(
+                f"{timing.name} against {found.over}: {found.verdict} ({found.interval or 'no interval'})"
+            )
     return timings

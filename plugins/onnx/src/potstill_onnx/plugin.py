@@ -31,6 +31,7 @@ class Onnx(Plugin):
         Raises: PotstillError where the student cannot be exported or its logits are off by more than `tolerance`.
         """
         # Listing plugins and checking recipes must not wait for torch and ONNX Runtime.
+        from potstill.timing import records
         from potstill_onnx.exporting import TEACHER, Exporter
         from potstill_onnx.latency import latency
         from potstill_onnx.sidecars import write_sidecars
@@ -39,14 +40,14 @@ class Onnx(Plugin):
         models = exporter.models()
         timings = latency(models, job, self.config) if self.config.time else []
         files = [file for model in models for file in model.files] + write_sidecars(job, exporter.like)
-        first = {timing.name: timing for timing in reversed(timings)}
+        first = {timing.name: timing for timing in timings[: len(models)]}
         facts = {
             "opset": self.config.opset,
-            "attention": self.config.attention,
+            "attention": {model.name: model.attention for model in models},
             "tolerance": self.config.tolerance,
             "parity": {model.name: model.parity for model in models},
             # The folder may be moved once it is complete.
-            "timing": [timing.as_dict() | {"path": Path(timing.path).name} for timing in timings],
+            "timing": [record | {"path": Path(record["path"]).name} for record in records(timings)],
             "versions": {name: import_module(name).__version__ for name in VERSIONS},
         }
         return Artifact(
@@ -58,7 +59,7 @@ class Onnx(Plugin):
 
 
 def _row(model: Exported, timing: Timing | None, teacher: Timing | None) -> dict[str, Any]:
-    """The model's row in the run's table; latency at the first shape timed."""
+    """The model's row in the run's table; latency at the first shape timed, the speed-up over the teacher's."""
     row: dict[str, Any] = {
         "model": model.name,
         **model.scores,
@@ -68,5 +69,8 @@ def _row(model: Exported, timing: Timing | None, teacher: Timing | None) -> dict
     if timing:
         row |= {"p50_ms": timing.p50_ms, "p95_ms": timing.p95_ms}
     if timing and teacher:
-        row["speedup"] = teacher.p50_ms / timing.p50_ms
+        from potstill.timing import speedup
+
+        found = speedup(teacher.name, teacher.round_p50_ms, timing.round_p50_ms)
+        row["speedup"] = 1.0 if timing is teacher else found.shown
     return row
