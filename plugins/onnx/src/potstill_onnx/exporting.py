@@ -53,8 +53,8 @@ class Exporter:
     def __init__(self, job: ExportJob, config: OnnxConfig) -> None:
         self.job, self.config = job, config
         first = next(iter(job.batches(ROWS)), None)
-        self.like = first.student if first is not None else _nothing()
-        self._teacher_like = first.teacher if first is not None else _nothing()
+        self.like = first.student if first is not None else nothing()
+        self._teacher_like = first.teacher if first is not None else nothing()
         self._reference: list[Logits] = []
 
     def models(self) -> list[Exported]:
@@ -167,6 +167,6 @@ def _worst(exported: Exported) -> float:
     return max(float(part["max_difference"]) for part in (exported.parity, *exported.parity["grid"]))
 
 
-def _nothing() -> dict[str, Tensor]:
+def nothing() -> dict[str, Tensor]:
     """The inputs of a job without rows."""
     return {name: torch.zeros(1, 1, dtype=torch.long) for name in ("input_ids", "attention_mask", "token_type_ids")}

@@ -17,7 +17,10 @@ from potstill_onnx.convert import files_of
 
 
 def quantize(source: Path, target: Path, *, per_channel: bool = True) -> list[Path]:
-    """Writes an INT8 copy of an ONNX file: weights as signed bytes, activations quantized call by call.
+    """Writes an INT8 copy of an ONNX file: weights as bytes, activations quantized call by call.
+
+    The bytes are unsigned. Products of unsigned activations and signed weights are added up in 16 bits on processors
+    without VNNI, where they overflow: the same file would answer worse there than where it was proved.
 
     Args:
         source: fp32.
@@ -36,7 +39,7 @@ def quantize(source: Path, target: Path, *, per_channel: bool = True) -> list[Pa
                 bare,
                 target,
                 per_channel=per_channel,
-                weight_type=QuantType.QInt8,
+                weight_type=QuantType.QUInt8,
                 use_external_data_format=apart,
                 # The type of what a fused node puts out, which ONNX's own inference does not know.
                 extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
