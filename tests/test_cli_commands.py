@@ -13,7 +13,8 @@ import potstill.cli
 from potstill.cli.display import LineProgress, make_progress, shown
 from potstill.cli.output import plain
 from potstill.cli.plan import tree
-from potstill.cli.time import cells, entries, rows
+from potstill.cli.time import entries, rows
+from potstill.report.latency import cells
 from potstill.timing import Timing, conditions
 
 
@@ -84,7 +85,7 @@ def test_speed_up_is_over_the_first_model_at_the_same_length_or_too_noisy_to_ran
         timing("teacher", 30.0, 128, [30.0] * 6),
         timing("student", 3.0, 128, [3.0] * 5 + [40.0]),
     ]
-    assert [(row["speedup"], row["interval"]) for row in cells(timings)] == [
+    assert [(row["speedup"], row["interval"]) for row in cells(rows(timings))] == [
         (None, None), (4.0, "4.00–4.00×"), (None, None), ("too noisy to rank", "0.75–10.00×"),
     ]  # fmt: skip
     found = [row["speedup"] for row in rows(timings)]

@@ -16,6 +16,7 @@ from potstill.report.curves import loss_curves, metric_curves, quality_picture
 from potstill.report.folder import RecordedRun
 from potstill.report.html import duration, tree, write_report
 from potstill.report.table import cell, columns_of, headline, markdown, model_rows, print_table
+from potstill.timing import Timing, records
 from tests.fabricated import EXPORTS, make_run
 
 
@@ -79,6 +80,8 @@ def test_columns_keep_their_order_and_a_narrow_table_its_headline_metrics(run: P
         ("bytes", 812, "812 B"),
         ("p50_ms", 1.2345, "1.23"),
         ("speedup", 5.04, "5.0×"),
+        ("speedup", 1.034, "1.03×"),
+        ("speedup", "too noisy to rank", "too noisy to rank"),
         ("accuracy", None, "–"),
         ("batch", 8, "8"),
         ("plugins", ["a", "b"], "a, b"),
@@ -143,6 +146,36 @@ def test_the_report_holds_models_curves_recipe_environment_and_parity(run: Path)
     assert "Missing" not in text
     page = (run / "report.html").read_text(encoding="utf-8")
     assert page.count('class="plotly-graph-div"') == 5
+
+
+def test_latency_of_several_shapes_is_a_grid_with_the_speed_up_or_why_there_is_none(run: Path):
+    def timed(name: str, length: int, rounds: list[float]) -> Timing:
+        p50, runs = rounds[0], 20 * len(rounds)
+        return Timing(
+            name, f"{name}.onnx", "onnxruntime 1.32", 8, length, p50, p50, p50, p50, 8000 / p50, p50 / 8, 70_000_000,
+            runs, len(rounds), 3, 1, 0.5, 1.25, tuple(rounds),
+        )  # fmt: skip
+
+    timings = [timed("big", 32, [6.0] * 6), timed("small", 32, [2.0] * 6)]
+    timings += [timed("big", 64, [9.0] * 6), timed("small", 64, [3.0] * 5 + [90.0])]
+    path = run / "export" / "onnx.json"
+    content = json.loads(path.read_text())
+    content["facts"]["timing"] = records(timings)
+    path.write_text(json.dumps(content))
+    text = re.sub(r"<[^>]+>", " ", text_of(write_report(run)))
+    words = " ".join(text.split())
+    assert "model 8 × 32 8 × 64 big 6.00 9.00 small 2.00 (3.0×) 3.00 (too noisy to rank)" in words
+    assert "small 8 32 2.00 2.00 2.00 0.25 4,000 70.0 MB 3.0× 3.00–3.00×" in words
+    assert "1 thread, 6 rounds of 20 calls after 3 to warm up, load 0.50 before and 1.25 after" in words
+    assert "round p50" not in words
+
+
+def test_timings_that_are_damaged_are_shown_as_they_are(run: Path):
+    path = run / "export" / "onnx.json"
+    content = json.loads(path.read_text())
+    content["facts"]["timing"] = [{"name": "small", "p50_ms": 1.5}]
+    path.write_text(json.dumps(content))
+    assert "1.50" in text_of(write_report(run))
 
 
 def test_the_report_loads_nothing_from_elsewhere(run: Path):
