@@ -150,4 +150,4 @@ def test_notes_table_and_files_come_once(launches: dict[int, Launch], folder: Pa
 
 def test_the_first_rank_alone_exports(launches: dict[int, Launch], folder: Path) -> None:
     assert sorted(path.name for path in (folder / "run-2/export").glob("model*")) == ["model.onnx"]
-    assert json.loads((folder / "run-2/result.json").read_text())["export"][0]["model"] == "model.onnx"
+    assert json.loads((folder / "run-2/result.json").read_text())["export"][0]["model"] == "student (onnx)"
