@@ -33,7 +33,7 @@ def quantize(source: Path, target: Path, *, per_channel: bool = True) -> list[Pa
     apart = len(files_of(source)) > 1
     with TemporaryDirectory(dir=target.parent) as folder, _quiet():
         bare = Path(folder) / "model.onnx"
-        _prepare(source, bare, apart)
+        prepare(source, bare, apart)
         try:
             quantize_dynamic(
                 bare,
@@ -50,12 +50,14 @@ def quantize(source: Path, target: Path, *, per_channel: bool = True) -> list[Pa
     return files_of(target)
 
 
-def _prepare(source: Path, target: Path, apart: bool) -> None:
+def prepare(source: Path, target: Path, apart: bool = False) -> None:
     """Writes the model as quantization needs it: weights as weights, and no shapes noted down.
+
+    `apart` keeps the weights in a file of their own.
 
     Weights that the graph itself puts together out of others, as an LSTM's are, would stay in fp32; ONNX Runtime's
     basic optimizations compute them once. Shapes that the exporter noted contradict those of the weights that
-    quantization transposes.
+    quantization transposes under their own name (as older ONNX Runtimes do).
     """
     model = onnx.load(source if apart else _folded(source, target))
     del model.graph.value_info[:]
