@@ -163,10 +163,10 @@ def _rows(timings: Sequence[Timing]) -> list[dict[str, Any]]:
             {
                 "batch × length": f"{plain.batch} × {plain.length}",
                 "precision": precision,
-                "plain p50, ms": f"{plain.p50_ms:.2f}",
-                "fused p50, ms": f"{fused.p50_ms:.2f}",
-                "plain CPU, ms/row": f"{plain.cpu_ms_per_row:.2f}",
-                "fused CPU, ms/row": f"{fused.cpu_ms_per_row:.2f}",
+                "plain p50, ms": round(plain.p50_ms, 2),
+                "fused p50, ms": round(fused.p50_ms, 2),
+                "plain CPU, ms/row": round(plain.cpu_ms_per_row, 2),
+                "fused CPU, ms/row": round(fused.cpu_ms_per_row, 2),
                 "speedup": found.shown,
                 "interval": found.interval,
             }

@@ -82,15 +82,15 @@ def test_facts_hold_parity_of_every_row_and_of_the_grid(exported: tuple[ExportJo
     facts = json.loads(json.dumps(artifact.facts))
     parity = facts["parity"]["student (onnx)"]
     assert parity["rows"] == 9
-    assert parity["max_difference"] < 2e-6
+    assert parity["max_difference"] < 5e-6
     assert parity["equal_predictions"] == 1
     assert parity["torch"] == pytest.approx(parity["onnx"])
     shapes = {(case["batch"], case["length"]) for case in parity["grid"]}
     assert {(1, 1), (2, LONGEST)} <= shapes
-    assert all(case["max_difference"] < 2e-6 for case in parity["grid"])
+    assert all(case["max_difference"] < 5e-6 for case in parity["grid"])
     teacher = facts["parity"]["teacher (onnx)"]
     assert (teacher["rows"], teacher["equal_predictions"]) == (9, 1)
-    assert teacher["max_difference"] < 2e-6
+    assert teacher["max_difference"] < 5e-6
     assert teacher["torch"] == pytest.approx(teacher["onnx"])
     assert 0 < facts["parity"]["student (onnx int8)"]["max_difference"] < 1
     assert [timing["name"] for timing in facts["timing"]] == [row["model"] for row in artifact.rows]
@@ -210,7 +210,7 @@ def test_fused_attention_is_one_node_a_layer_and_answers_the_same(fused: tuple[E
     operators = [node.op_type for node in onnx.load(job.folder / "model.onnx").graph.node]
     assert operators.count("MultiHeadAttention") == 2
     assert "Softmax" not in operators
-    assert artifact.facts["parity"]["student (onnx)"]["max_difference"] < 2e-6
+    assert artifact.facts["parity"]["student (onnx)"]["max_difference"] < 5e-6
     assert artifact.facts["attention"] == {"student (onnx)": "fused", "student (onnx int8)": "fused"}
 
 
