@@ -14,7 +14,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[ExportJob, Artif
     student = bert().train()
     student.bert.encoder.layer[1].eval()
     job = job_for(tmp_path_factory.mktemp("export"), student, bert(layers=1, vocabulary=40, seed=1))
-    return job, export(job, attention="plain")
+    return job, export(job, attention="plain", rounds=6)
 
 
 @pytest.fixture(scope="session")

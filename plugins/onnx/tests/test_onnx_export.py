@@ -22,19 +22,13 @@ from torch import nn
 from transformers import (
     AutoTokenizer,
     BertConfig,
-    DistilBertConfig,
-    DistilBertForSequenceClassification,
-    Qwen3Config,
-    Qwen3ForSequenceClassification,
-    RobertaConfig,
-    RobertaForSequenceClassification,
 )
 
-from plugins.onnx.tests.jobs import CLASSES, LONGEST, NAMES, VOCABULARY, Bag, bert, export, inputs, job_for, task_of
+from plugins.onnx.tests.jobs import CLASSES, LONGEST, NAMES, Bag, bert, export, inputs, job_for, task_of
 from potstill.batch import IGNORED
-from potstill.errors import ModelError, PotstillError
+from potstill.errors import PotstillError
 from potstill.export import Artifact, ExportJob
-from potstill.timing.rank import TOO_FEW
+from potstill.timing import Speedup
 
 
 def test_a_row_for_teacher_student_and_int8_with_scores_sizes_and_latency(exported: tuple[ExportJob, Artifact]) -> None:
@@ -42,9 +36,11 @@ def test_a_row_for_teacher_student_and_int8_with_scores_sizes_and_latency(export
     rows = {row["model"]: row for row in artifact.rows}
     assert list(rows) == ["teacher (onnx)", "student (onnx)", "student (onnx int8)"]
     assert rows["teacher (onnx)"]["speedup"] == 1
-    for row in rows.values():
+    for row, timing in zip(rows.values(), artifact.facts["timing"], strict=True):
         assert 0 < row["p50_ms"] <= row["p95_ms"]
-        assert row["speedup"] == 1 or row["speedup"] == TOO_FEW
+        found = timing["speedup"] and Speedup(**timing["speedup"])
+        assert row["speedup"] == (found.shown if found else 1)
+        assert found is None or (found.over == "teacher (onnx)" and found.low <= found.ratio <= found.high)
         assert {"accuracy", "macro_f1"} <= set(row)
     student, int8 = rows["student (onnx)"], rows["student (onnx int8)"]
     assert student["parameters"] == sum(weight.numel() for weight in job.student.module.parameters())
@@ -203,54 +199,6 @@ def test_plugins_options_leave_out_what_is_not_wanted(tmp_path: Path) -> None:
     assert not (tmp_path / "teacher.onnx").exists()
     with pytest.raises(ValueError, match="tolerance"):
         Onnx.Config(tolerance=0)
-
-
-def test_fused_attention_is_one_node_a_layer_and_answers_the_same(fused: tuple[ExportJob, Artifact]) -> None:
-    job, artifact = fused
-    operators = [node.op_type for node in onnx.load(job.folder / "model.onnx").graph.node]
-    assert operators.count("MultiHeadAttention") == 2
-    assert "Softmax" not in operators
-    assert artifact.facts["parity"]["student (onnx)"]["max_difference"] < 5e-6
-    assert artifact.facts["attention"] == {"student (onnx)": "fused", "student (onnx int8)": "fused"}
-
-
-def test_a_model_without_attention_is_exported_plain_and_refused_fused(tmp_path: Path) -> None:
-    job = job_for(tmp_path / "auto", Bag())
-    artifact = export(job, time=False)
-    assert artifact.facts["parity"]["student (onnx)"]["max_difference"] < 1e-6
-    assert artifact.facts["attention"]["student (onnx)"] == "plain"
-    assert "student (onnx): a Bag has no attention that can be fused; its graph is plain" in job.progress.notes
-    assert Session(tmp_path / "auto" / "model.onnx").inputs == NAMES[:2]
-    with pytest.raises(ModelError, match="A Bag has no attention that can be fused"):
-        export(job_for(tmp_path / "fused", Bag()), attention="fused", time=False)
-
-
-def test_an_attention_that_the_fused_node_cannot_express_is_exported_plain(tmp_path: Path) -> None:
-    config = Qwen3Config(
-        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=8, intermediate_size=32, num_labels=CLASSES, pad_token_id=0, max_position_embeddings=LONGEST,
-    )  # fmt: skip
-    module = Qwen3ForSequenceClassification(config).eval()
-    with pytest.raises(ModelError, match="^Attention with 4 query heads and 2 key heads cannot be fused"):
-        convert(module, task_of(), inputs(3, 9), tmp_path / "a.onnx", max_length=LONGEST, attention="fused")
-    written = convert(module, task_of(), inputs(3, 9), tmp_path / "a.onnx", max_length=LONGEST)
-    assert (written.attention, written.files) == ("plain", [tmp_path / "a.onnx"])
-
-
-def test_other_families_of_encoders_are_exported_too(tmp_path: Path) -> None:
-    small = {"vocab_size": VOCABULARY, "num_labels": CLASSES, "initializer_range": 0.3}
-    distilbert = DistilBertForSequenceClassification(
-        DistilBertConfig(dim=32, n_layers=1, n_heads=2, hidden_dim=64, max_position_embeddings=LONGEST, **small)
-    )
-    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    roberta = RobertaForSequenceClassification(
-        RobertaConfig(max_position_embeddings=LONGEST + 2, type_vocab_size=1, pad_token_id=1, **shape, **small)
-    )
-    for kind, module in (("plain", distilbert), ("fused", roberta)):
-        job = job_for(tmp_path / kind, module)
-        parity = export(job, attention=kind, time=False, quantize=False).facts["parity"]["student (onnx)"]
-        assert parity["max_difference"] < 5e-6
-        assert max(case["max_difference"] for case in parity["grid"]) < 5e-6
 
 
 def test_regression_has_its_own_scores_and_no_share_of_equal_predictions(tmp_path: Path) -> None:

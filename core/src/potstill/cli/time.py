@@ -32,9 +32,9 @@ def time(models: tuple[str, ...], lengths: str, batches: str, quiet: bool, as_js
 
     MODEL is an .onnx file, an exported folder, a model folder (timed in torch), or a run folder (all its .onnx files).
     The speed-up is that over the first model: the median over the rounds, with an interval that holds it with at least
-    95 % confidence. Where the interval does not leave out 1, the models are too noisy to rank; six rounds are the
-    fewest that rank at all. CPU time is that of the whole process, memory its peak. --json has every percentile,
-    count and condition.
+    95 % confidence. Where the interval does not lie beyond 2 % on one side of 1, the models are too noisy to rank (or
+    about equal); six rounds are the fewest that rank at all. CPU time is that of the whole process, memory its peak.
+    --json has every percentile, count and condition.
 
     \b
     Example:

@@ -4,7 +4,7 @@ Both turns of a round saw nearly the same machine, so the logarithm of the ratio
 one of them was just then, whatever else the machine was doing. The speed-up is the median of these, and its interval
 is the sign test's: between the k-th smallest and the k-th largest of n ratios lies the true median with probability
 1 - 2 P(X < k), X ~ Binomial(n, 1/2), however the noise is distributed, as long as rounds are independent. k is the
-largest for which that is at least 95 %. An interval with 1 inside ranks nobody.
+largest for which that is at least 95 %. An interval that does not lie beyond MARGIN on one side of 1 ranks nobody.
 
 Six rounds are the fewest that can say anything: with five, the smallest and the largest ratio enclose the median with
 probability 1 - 2/2^5 = 94 %.
@@ -22,7 +22,7 @@ from potstill.timing.result import Timing
 CONFIDENCE = 0.95
 """The least probability with which an interval encloses the true median."""
 MARGIN = 1.02
-"""Speed-ups nearer to 1 are nobody's: one file timed in two processes differs by as much, for where its memory lies."""
+"""Speed-ups nearer to 1 are nobody's: one file in two processes may differ by as much, for where its memory lies."""
 
 TOO_NOISY = "too noisy to rank"
 TOO_FEW = "too few rounds to rank"

@@ -24,13 +24,13 @@ class Session:
 
     def __init__(self) -> None:
         self.model: Runtime | None = None
-        self.positions: int | None = None
+        self.folder = Path()
         self.inputs: dict[str, Any] = {}
 
     def open(self, path: str, kind: Any, threads: int) -> dict[str, Any]:
         place = Place(kind, Path(path))
         self.model = open_runtime(place, threads)
-        self.positions = positions(place.folder)
+        self.folder = place.folder
         return {"runtime": self.model.version}
 
     def prepare(self, batch: int, length: int) -> dict[str, Any]:
@@ -39,8 +39,9 @@ class Session:
         try:
             self.model.run(self.inputs)
         except Exception as error:
-            short = self.positions is not None and length > self.positions
-            why = f"its config.json has max_position_embeddings = {self.positions}" if short else _line(error)
+            most = positions(self.folder)
+            short = most is not None and length > most
+            why = f"its config.json has max_position_embeddings = {most}" if short else _line(error)
             raise ModelError(f"batch {batch} × length {length} does not run: {why}") from error
         return {}
 
