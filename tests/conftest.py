@@ -14,6 +14,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import pytest
 
 from potstill.testing.tiny import recipe, write_data
+from tests.nursery import Nursery
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -34,3 +35,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(data: Path) -> dict[str, Any]:
     """The tables of a recipe that runs in a second: a 2-layer teacher, a 1-layer student."""
     return recipe("hinton")
+
+
+@pytest.fixture(scope="session")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    """Where runs of several processes come from."""
+    with Nursery(tmp_path_factory.mktemp("logs")) as found:
+        yield found

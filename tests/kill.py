@@ -67,7 +67,6 @@ class Trials:
     def __init__(self, name: str, data: Path, scratch: Path) -> None:
         self._tables, self._data, self._scratch = RECIPES[name](), data, scratch / name.replace(" ", "-")
         self.reference = self._scratch / "left-alone"
-        self.finish(self._scratch / "warm-up")  # fills what the system keeps of files
         self.seconds = self.finish(self.reference)
 
     def killed(self, number: int, draw: random.Random) -> tuple[str, list[str]]:

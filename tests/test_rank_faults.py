@@ -6,7 +6,6 @@ import fcntl
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,6 @@ SOON = 15.0
 """Seconds within which all processes must have ended; gloo's own limit is half an hour."""
 STAGE = {"epochs": 8, "checkpoint_every": 10, "log_every": 1, "evaluate_every": 24, "epsilon": 1e-5}
 """Adam's ε is above the rounding of gradients that are zero (a key's bias has no effect), which it would blow up."""
-
-
-@pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    with Nursery(tmp_path_factory.mktemp("logs")) as found:
-        yield found
 
 
 class Runs:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,6 @@ from tests.nursery import Launch, Nursery
 RANKS = (1, 2, 3)
 EXPORT = {"export": {"plugins": ["onnx"], "onnx": {"time": False, "quantize": False, "teacher": False}}}
 CALM = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-
-
-@pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    with Nursery(tmp_path_factory.mktemp("logs")) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
