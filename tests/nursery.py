@@ -136,6 +136,8 @@ def import_all() -> None:
     for module in IMPORTS:
         import_module(module)
     import_module("transformers").BertForSequenceClassification  # noqa: B018 - imports what it names
+    # The first model that is saved compiles a thousand patterns, which stay.
+    import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("bert")
 
 
 def serve() -> None:

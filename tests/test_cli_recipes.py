@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -243,15 +242,18 @@ def test_one_recipe_name_in_two_distributions_wants_the_distribution(shipping: P
     assert find("potstill-more-birds/robin").summary == "Another."
 
 
-def test_fresh_removes_a_run_folder_and_nothing_else(folder: Path):
+def test_fresh_removes_what_a_run_left_and_nothing_else(folder: Path):
     from potstill.cli.run import _clear
 
     run = folder / "runs" / "small"
     run.mkdir(parents=True)
     (run / "thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match="not a run folder"):
+    with pytest.raises(UserError, match="is no run folder; nothing was removed"):
         _clear(run)
     assert (run / "thesis.txt").exists()
     (run / "recipe.toml").write_text(RECIPE)
+    (run / "environment.json").write_text("{}")
+    (run / "stages" / "01-plain").mkdir(parents=True)
     _clear(run)
-    assert not os.path.lexists(run)
+    assert not (run / "stages").exists()
+    assert (run / "thesis.txt").read_text() == "years of work"

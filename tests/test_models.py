@@ -223,7 +223,7 @@ def test_a_pickle_checkpoint_is_refused(vocabulary: Path) -> None:
         (lambda folder: (folder / "config.json").write_text("{"), "config.json is not JSON"),
         (lambda folder: (folder / "config.json").write_text("{}"), "Should have a `model_type` key"),
         (lambda folder: (folder / "model.safetensors").unlink(), "holds no model.safetensors"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 40), "could not be loaded"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 40), "are cut short or no safetensors"),
         (lambda folder: [path.unlink() for path in folder.glob("tok*")], "There is no tokenizer in"),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "could not be loaded"),
     ],
