@@ -106,15 +106,15 @@ def test_models_to_time_get_the_shortest_names_that_differ(tmp_path: Path, monke
     export = tmp_path / "run" / "export"
     export.mkdir(parents=True)
     (tmp_path / "run" / "recipe.toml").touch()
-    (export / "model.onnx").touch()
-    (export / "model.int8.onnx").touch()
+    for name, size in (("model", 2), ("model.int8", 1), ("teacher", 3)):
+        (export / f"{name}.onnx").write_bytes(bytes(size))
     assert entries(["a/model", "b/model", "big=c/model"]) == [
         ("a/model", Path("a/model")),
         ("b/model", Path("b/model")),
         ("big", Path("c/model")),
     ]
-    assert [name for name, _ in entries(["run"])] == ["model.int8.onnx", "model.onnx"]
-    assert [name for name, _ in entries(["r=run"])] == ["r/model.int8.onnx", "r/model.onnx"]
+    assert [name for name, _ in entries(["run"])] == ["teacher.onnx", "model.onnx", "model.int8.onnx"]
+    assert [name for name, _ in entries(["r=run"])] == ["r/teacher.onnx", "r/model.onnx", "r/model.int8.onnx"]
 
 
 @pytest.fixture

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 def time(models: tuple[str, ...], lengths: str, batches: str, quiet: bool, as_json: bool, **counts: int) -> None:
     """Measure how fast models answer, each in a process of its own, in interleaved rounds.
 
-    MODEL is an .onnx file, an exported folder, a model folder (timed in torch), or a run folder (all its .onnx files).
-    The speed-up is that over the first model: the median over the rounds, with an interval that holds it with at least
-    95 % confidence. Where the interval does not lie beyond 2 % on one side of 1, the models are too noisy to rank (or
-    about equal); six rounds are the fewest that rank at all. CPU time is that of the whole process, memory its peak.
-    --json has every percentile, count and condition.
+    MODEL is an .onnx file, an exported folder, a model folder (timed in torch), or a run folder (all its .onnx files,
+    the largest first). The speed-up is that over the first model: the median over the rounds, with an interval that
+    holds it with at least 95 % confidence. Where the interval does not lie beyond 2 % on one side of 1, the models are
+    too noisy to rank (or about equal); six rounds are the fewest that rank at all. CPU time is that of the whole
+    process, memory its peak. --json has every percentile, count and condition.
 
     \b
     Example:
@@ -87,10 +87,11 @@ def _named(word: str) -> tuple[str | None, Path]:
 
 
 def _expanded(path: Path) -> list[Path]:
-    """A run folder's exported models, or its model where it has none; any other path as it is."""
+    """A run folder's exported models, the largest first, or its model where it has none; any other path as it is."""
     if not (path / "recipe.toml").is_file():
         return [path]
-    return sorted((path / "export").rglob("*.onnx")) or [path / "model"]
+    found = (path / "export").rglob("*.onnx")
+    return sorted(found, key=lambda file: (-file.stat().st_size, file)) or [path / "model"]
 
 
 def _short(path: Path, others: Sequence[Path]) -> str:
