@@ -89,7 +89,9 @@ class Trials:
         time.sleep(moment)
         os.kill(process, signal.SIGKILL)
         _, status = os.waitpid(process, 0)
-        return f"{moment:5.2f} s ({state(folder)})" if status else ""
+        half = [path.name[1:].rsplit(".", 2)[0] for place in (folder, self._cache(folder)) for path in drafts(place)]
+        told = f"{state(folder)}{', amid the writing of ' if half else ''}{' and '.join(half)}"
+        return f"{moment:5.2f} s ({told})" if status else ""
 
     def finish(self, folder: Path) -> float:
         """Runs to the end; how many seconds that took."""
@@ -191,8 +193,12 @@ def content(path: Path) -> Any:
 
 def left_over(folder: Path) -> list[str]:
     """What a kill left half-written and nobody swept up."""
-    drafts = [path for pattern in (".*.tmp", ".*.old") for path in folder.rglob(pattern)]
-    return [f"{path.relative_to(folder)} is left over" for path in drafts]
+    return [f"{path.relative_to(folder)} is left over" for path in drafts(folder)]
+
+
+def drafts(folder: Path) -> list[Path]:
+    """Files and folders that have not taken their name yet, or are about to be replaced."""
+    return [path for pattern in (".*.tmp", ".*.old") for path in folder.rglob(pattern)]
 
 
 if __name__ == "__main__":
