@@ -30,15 +30,19 @@ def shell(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=place.parent, check=False)
 
 
-def seconds_of_help() -> float:
+def seconds_of(*words: str) -> float:
+    """CPU time of a Python process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-m", "potstill", "--help"], capture_output=True, check=True)
+    subprocess.run([sys.executable, *words], capture_output=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
 def test_help_answers_in_under_three_tenths_of_a_second():
-    assert min(seconds_of_help() for _ in range(3)) < 0.3
+    turns = [(seconds_of("-m", "potstill", "--help"), seconds_of("-c", "import click")) for _ in range(3)]
+    least, start = (min(times) for times in zip(*turns, strict=True))
+    # Where Python alone takes a tenth of a second to start, the machine is slow or busy and the bound goes with it.
+    assert least < max(0.3, 3 * start)
 
 
 def test_help_imports_neither_torch_nor_transformers_nor_rich():
