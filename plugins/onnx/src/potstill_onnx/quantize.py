@@ -17,10 +17,10 @@ from potstill_onnx.convert import files_of
 
 
 def quantize(source: Path, target: Path, *, per_channel: bool = True) -> list[Path]:
-    """Writes an INT8 copy of an ONNX file: weights as bytes, activations quantized call by call.
+    """Writes an INT8 copy of an ONNX file: weights as signed numbers of 7 bits, activations quantized call by call.
 
-    The bytes are unsigned. Products of unsigned activations and signed weights are added up in 16 bits on processors
-    without VNNI, where they overflow: the same file would answer worse there than where it was proved.
+    Products of activations and signed weights are added up in 16 bits on processors without VNNI, where those of 8 bits
+    overflow: the same file would answer worse there than where it was proved. Those of 7 bits cannot.
 
     Args:
         source: fp32.
@@ -39,7 +39,8 @@ def quantize(source: Path, target: Path, *, per_channel: bool = True) -> list[Pa
                 bare,
                 target,
                 per_channel=per_channel,
-                weight_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                reduce_range=True,
                 use_external_data_format=apart,
                 # The type of what a fused node puts out, which ONNX's own inference does not know.
                 extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
