@@ -99,7 +99,7 @@ def test_a_teacher_runs_over_each_row_once_for_all_epochs_and_runs(
     assert sum(forwards) == (1 + 96) + (1 + 40)  # each split, and a row to see what an answer looks like
     forwards.clear()
     again = potstill.run(tables_of(teacher, epochs=4), folder=tmp_path / "again", data_root=data)
-    assert sum(forwards) == 2
+    assert not forwards
     assert again.metrics == first.metrics
     assert again.stages["distil"]["teacher"] == first.stages["distil"]["teacher"]
     facts = first.stages["distil"]["teacher"]["metrics"]

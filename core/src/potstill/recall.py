@@ -35,14 +35,14 @@ def teacher_logits(stage: Stage, rows: Examples) -> Tensor | None:
     Returns: [rows, classes] float32 on the CPU; None where a row's logits are not one vector, or are too many to keep.
     Raises: Interrupted where the run was asked to stop.
     """
-    classes = _classes(stage, rows)
-    if classes is None or classes * len(rows) > LIMIT:
-        return None
     ranks = stage.context.ranks
     folder = cache_folder() / _key(stage, rows)
     known = _read(folder)
     if all(ranks.gather(known is not None)):
         return known
+    classes = _classes(stage, rows)
+    if classes is None or classes * len(rows) > LIMIT:
+        return None
     logits = _computed(stage, rows)
     if ranks.main:
         with new_folder(folder) as draft:

@@ -58,7 +58,7 @@ def prepare(source: Path, target: Path, apart: bool = False) -> None:
 
     Weights that the graph itself puts together out of others, as an LSTM's are, would stay in fp32; ONNX Runtime's
     basic optimizations compute them once. Shapes that the exporter noted contradict those of the weights that
-    quantization transposes under their own name (as older ONNX Runtimes do).
+    quantization transposes, where it keeps their name.
     """
     model = onnx.load(source if apart else _folded(source, target))
     del model.graph.value_info[:]
