@@ -20,6 +20,7 @@ from potstill.recall import teacher_logits
 from potstill.recipe import parse
 from potstill.runner import expanded
 from potstill.stage import Stage
+from potstill.stagemodels import StageModels
 from potstill.step import Step
 from potstill.testing import weights
 from potstill.testing.tiny import recipe
@@ -51,16 +52,19 @@ def stage_of(tables: dict[str, Any], data: Path, folder: Path) -> Stage:
 def forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of rows of every forward pass of a teacher, as they come."""
     rows: list[int] = []
-    build = Stage._build_teacher
+    teacher = StageModels.teacher
 
-    def counted(stage: Stage) -> Model:
-        model = build(stage)
+    def counted(models: StageModels, name: str) -> Model:
+        known = name in models._teachers
+        model = teacher(models, name)
+        if known:
+            return model
         model.module.register_forward_pre_hook(
             lambda module, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
         )
         return model
 
-    monkeypatch.setattr(Stage, "_build_teacher", counted)
+    monkeypatch.setattr(StageModels, "teacher", counted)
     return rows
 
 

@@ -76,7 +76,7 @@ def test_the_teachers_plugin_is_active_where_the_fresh_teacher_is_used(offer: Ca
     recipe = recipe_of(teacher=table, student={"model": "s"}, stage=[{"name": "s"}])
     assert [plugin.config.hidden_size for plugin in stage_plugins(recipe, expand(recipe)[0])] == [5]
     other = recipe_of(teacher=table, student={"plugin": "recurrent"}, stage=[{"name": "s"}])
-    with pytest.raises(RecipeError, match=r"stage 's': \[teacher\] and \[student\] both name plugin 'recurrent'"):
+    with pytest.raises(RecipeError, match=r"stage 's': teacher and student both name plugin 'recurrent'"):
         expand(other)
 
 

@@ -182,10 +182,10 @@ def test_loading_the_teacher_changes_no_draw_of_the_student(data: Path, tmp_path
 def test_tokens_are_kept_by_what_a_tokenizer_does(data: Path, tmp_path: Path) -> None:
     context = Context(expanded(parse(student_only())), tmp_path, data, progress=Progress())
     words = load_tokenizer("vocab.txt", data)
-    before = context.examples("train", words, None)
-    assert context.examples("train", copy.deepcopy(words), None) is before
+    before = context.examples("train", words, None, context.recipe.data)
+    assert context.examples("train", copy.deepcopy(words), None, context.recipe.data) is before
     words.add_tokens(["wave tide"])  # another tokenizer in the same place
-    assert context.examples("train", words, None) is not before
+    assert context.examples("train", words, None, context.recipe.data) is not before
 
 
 # stopping
@@ -359,8 +359,8 @@ def test_a_stage_that_does_not_look_at_its_teacher_does_not_load_it(teachers: Pa
     context_stage = stage_of({**tables, "stage": [stage]}, data, tmp_path)
     with context_stage.exit:
         Engine(context_stage, tmp_path / "s").train()
-    assert context_stage.has_teacher
-    assert context_stage._teacher is None  # its tokenizer alone was read
+    assert context_stage.teacher_names
+    assert not context_stage._models._teachers  # its tokenizer alone was read
     assert len(context_stage.student.tokenizer) == len(load_tokenizer("vocab.txt", data))
 
 

@@ -92,3 +92,18 @@ BATCH = Unit("batch", lambda batch: int(len(batch) > 0))
 """Micro-batches, for terms across samples; such a term changes under accumulation and ranks."""
 
 UNITS = (EXAMPLE, TOKEN, TARGET, BATCH)
+"""Known in every stage."""
+
+
+def _pairs(batch: Batch) -> int:
+    mask = batch.student.get("attention_mask")
+    rows, width = batch.student["input_ids"].shape
+    return int(mask.sum(1).square().sum()) if mask is not None else rows * width * width
+
+
+PAIR = Unit("pair", _pairs)
+"""Pairs of tokens of one row, a token with itself included: the sum of squared lengths."""
+POSITION = Unit("position", lambda batch: batch.student["input_ids"].numel())
+"""Tokens and padding, to repeat references that average over both; depends on how rows are padded together."""
+POSITION_PAIR = Unit("position_pair", lambda batch: len(batch) * batch.student["input_ids"].shape[1] ** 2)
+"""Pairs of positions of one row, padding included."""

@@ -24,21 +24,21 @@ class Core(Plugin):
 
     @hookimpl(trylast=True)
     def build_teacher(self, stage: Stage) -> Model | None:
-        """The `[teacher]` table: a hub id, a folder or a config."""
+        """The `[teacher]` table, or the stage's own: a hub id, a folder or a config."""
         from potstill.models import from_recipe
 
-        table = stage.recipe.teacher
+        table = stage.table
         return None if table is None else from_recipe(table, stage.task, stage.context.root)
 
     @hookimpl(trylast=True)
     def build_student(self, stage: Stage) -> Model | None:
-        """The `[student]` table: a hub id, a folder, a config, or layers of the teacher."""
+        """The `[student]` table, or the stage's own: a hub id, a folder, a config, or layers of the teacher."""
         from potstill.models import from_recipe
 
-        table = stage.recipe.student
+        table = stage.table
         if table is None:
             return None
-        if not stage.has_teacher:
+        if not stage.teacher_names:
             return from_recipe(table, stage.task, stage.context.root)
         if table.layers is not None:
             return from_recipe(table, stage.task, stage.context.root, teacher=stage.teacher)

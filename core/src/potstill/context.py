@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import current_thread, main_thread
@@ -15,14 +16,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from potstill.complaints import validated
 from potstill.data.encode import encode, tokenizer_key
 from potstill.data.examples import Examples, forget_labels
 from potstill.data.source import Source, open_source
+from potstill.data.transform import Transform, transformed
 from potstill.errors import DataError, Interrupted, ModelError
 from potstill.files import path_hash, sweep_drafts, text_hash
 from potstill.progress import Progress, Stoppable
 from potstill.ranks import Ranks
-from potstill.recipe import Recipe
+from potstill.recipe import DataConfig, ModelConfig, Recipe, StagePlan
+from potstill.references import STAGE
 from potstill.tasks import Task, label_names, load_task
 
 if TYPE_CHECKING:
@@ -100,7 +104,7 @@ class Context:
         self._named_files: dict[str, str] = {}
         self._given_keys: dict[str, str] = {}
         self._sources: dict[str, Source | None] = {}
-        self._examples: dict[tuple[str, str, str | None], Examples | None] = {}
+        self._examples: dict[tuple[str | None, ...], Examples | None] = {}
         self._check_splits()
         sweep_drafts(cache_folder())
         self.task: Task = load_task(recipe.task, self._label_names())
@@ -108,7 +112,7 @@ class Context:
     def _check_splits(self) -> None:
         """What the stages and the exports need is named, before anything is read or trained."""
         named = {split for split in SPLITS if split in self.tables or getattr(self.recipe.data, split) is not None}
-        if "train" not in named:
+        if "train" not in named and any(self.data_of(plan).train is None for plan in self.recipe.stages):
             raise DataError(f"The recipe '{self.recipe.name}' names no training rows: give data.train.")
         if self.recipe.export is not None and "validation" not in named:
             raise DataError("An export is proven on validation rows, and the recipe names no data.validation.")
@@ -128,50 +132,81 @@ class Context:
         place = self.path(reference)
         return str(place) if place.exists() else reference
 
-    def source(self, split: str) -> Source | None:
-        """The rows of "train", "validation" or "test" as they were read; None where the recipe names none."""
-        if split not in self._sources:
-            data = self.recipe.data
-            spec = self.tables.get(split, getattr(data, split))
-            columns = {"text": data.text, "text_pair": data.text_pair, "label": data.label}
-            self._sources[split] = (
-                None
-                if spec is None
-                else open_source(
-                    spec, columns, self.root, getattr(data, f"{split}_rows"), f"data.{split}", cache_folder()
-                )
+    def data_of(self, plan: StagePlan) -> DataConfig:
+        """The table `[data]` with the stage's own keys.
+
+        Raises: RecipeError for a key or value that cannot be.
+        """
+        if not plan.data:
+            return self.recipe.data
+        own = {**self.recipe.data.model_dump(), **plan.data}
+        return validated(DataConfig, own, lambda _: f"stage '{plan.name}', data: ")
+
+    def source(self, split: str, data: DataConfig | None = None) -> Source | None:
+        """The rows of "train", "validation" or "test" as they were read; None where the recipe names none.
+
+        Args:
+            data: a stage's own table; the recipe's where it is left out.
+        """
+        data = self.recipe.data if data is None else data
+        spec, rows = getattr(data, split), getattr(data, f"{split}_rows")
+        if spec == getattr(self.recipe.data, split):
+            spec = self.tables.get(split, spec)
+        columns = {"text": data.text, "text_pair": data.text_pair, "label": data.label}
+        key = json.dumps([split, spec if isinstance(spec, str) else None, rows, columns])
+        if key not in self._sources:
+            self._sources[key] = (
+                None if spec is None else open_source(spec, columns, self.root, rows, f"data.{split}", cache_folder())
             )
-        return self._sources[split]
+        return self._sources[key]
 
     def examples(
-        self, split: str, student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase | None
+        self,
+        split: str,
+        student: PreTrainedTokenizerBase,
+        teacher: PreTrainedTokenizerBase | None,
+        data: DataConfig,
+        transforms: Sequence[Transform] = (),
+        seed: int = 0,
     ) -> Examples | None:
         """The rows of a split, tokenized for both; None where the recipe names no such split.
 
         Args:
             teacher: None where the teacher is not looked at.
+            data: the stage's table.
+            transforms: what changes the rows before, and `seed` that of its draws.
         """
         # By content: a tokenizer that is gone may have left its id to another one.
-        key = (split, tokenizer_key(student), None if teacher is None else tokenizer_key(teacher))
+        words = (tokenizer_key(student), None if teacher is None else tokenizer_key(teacher))
+        changes = [str(seed), *(f"{transform.name} {transform.key}" for transform in transforms)] if transforms else []
+        key = (split, *words, data.model_dump_json(), *changes)
         if key not in self._examples:
             # One rank fills the cache; the others find it filled.
             if not self.ranks.main:
                 self.ranks.wait()
-            self._examples[key] = self.examples_alone(split, student, teacher)
+            self._examples[key] = self.examples_alone(split, student, teacher, data, transforms, seed)
             if self.ranks.main:
                 self.ranks.wait()
             self.check_stop()
         return self._examples[key]
 
     def examples_alone(
-        self, split: str, student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase | None
+        self,
+        split: str,
+        student: PreTrainedTokenizerBase,
+        teacher: PreTrainedTokenizerBase | None,
+        data: DataConfig,
+        transforms: Sequence[Transform] = (),
+        seed: int = 0,
     ) -> Examples | None:
         """`examples` for what one rank does while the others do not."""
-        source = self.source(split)
+        source = self.source(split, data)
         if source is None:
             return None
-        length, labels = self.recipe.data.max_length, self._labels(split, source)
-        return tokenized(source, self.task, student, teacher, length, labels, cache_folder(), self.stoppable)
+        for transform in transforms:
+            source = transformed(source, transform, seed, cache_folder(), self.stoppable)
+        labels = self._labels(split, source, data.labelled_rows)
+        return tokenized(source, self.task, student, teacher, data.max_length, labels, cache_folder(), self.stoppable)
 
     @property
     def stoppable(self) -> Stoppable:
@@ -186,15 +221,14 @@ class Context:
         self.stop.requested = self.ranks.any(self.stop.requested)
         self.stop.check()
 
-    def _labels(self, split: str, source: Source) -> Any:
+    def _labels(self, split: str, source: Source, keep: int | None) -> Any:
         labels = self.task.targets(source.labels(), source.path)
         if split == "validation" and not self.task.labelled(labels):
             raise DataError(
                 f"No row of {source.path} has a label, so it cannot tell which student is best; name labelled rows or "
                 "leave data.validation out."
             )
-        keep = self.recipe.data.labelled_rows
-        return forget_labels(labels, keep) if split == "train" and keep is not None else labels
+        return forget_labels(labels, keep, source.origin) if split == "train" and keep is not None else labels
 
     def _label_names(self) -> list[str] | None:
         source = self.source("train")
@@ -209,18 +243,27 @@ class Context:
         return dict(self._given_keys)
 
     def named_files(self, side: str) -> dict[str, str]:
-        """Hashes of the files and folders that the table of "teacher" or "student" names, by their words there."""
-        table = getattr(self.recipe, side)
-        words = set(_words(table.model_dump())) if table is not None else set()
+        """Hashes of the files and folders that the recipe and its stages name for "teacher" or "student"."""
+        found: list[Any] = [getattr(self.recipe, side)]
+        for plan in self.recipe.stages:
+            found += [plan.student] if side == "student" else plan.every_teacher.values()
+        return self.files_in(found)
+
+    def files_in(self, models: Iterable[ModelConfig | str | None]) -> dict[str, str]:
+        """Hashes of the files and folders that tables and references name, by their words there."""
+        plain = [table.model_dump() if isinstance(table, ModelConfig) else table for table in models]
+        words = {word for word in _words(plain) if not word.startswith(STAGE)}
         for word in words - set(self._named_files):
             if self.path(word).exists():
                 self._named_files[word] = path_hash(self.path(word))
         return {word: found for word, found in sorted(self._named_files.items()) if word in words}
 
-    def fingerprint(self) -> str:
-        """A hash of all the data, for telling whether two runs saw the same."""
-        splits = [self.source(split) for split in SPLITS]
-        return text_hash("|".join(source.fingerprint if source else "" for source in splits))
+    def fingerprint(self, plan: StagePlan | None = None) -> str:
+        """A hash of a stage's data, or of all data, for telling whether two runs saw the same."""
+        plans = self.recipe.stages if plan is None else (plan,)
+        tables = dict.fromkeys(map(self.data_of, plans))
+        sources = [self.source(split, data) for data in tables for split in SPLITS]
+        return text_hash("|".join(source.fingerprint if source else "" for source in sources))
 
 
 def _words(value: Any) -> Iterator[str]:

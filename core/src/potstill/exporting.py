@@ -19,6 +19,7 @@ from potstill.files import new_folder, read_json, write_json, write_text
 from potstill.models import Model, check_length, load_model, read_card
 from potstill.progress import Progress
 from potstill.recipe import StagePlan
+from potstill.references import FRESH
 from potstill.saved import open_saved
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ def export_student(context: Context, last: StageResult, run: Path) -> list[Artif
     plan = next(plan for plan in context.recipe.stages if plan.name == last.name)
     student = load_model(run / "model", context.task)
     teacher = _teacher(context, plan, last)
-    rows = context.examples_alone("validation", student.tokenizer, teacher.tokenizer if teacher else None)
+    rows = context.examples_alone(
+        "validation", student.tokenizer, teacher.tokenizer if teacher else None, context.recipe.data
+    )
     assert rows is not None, "the context has seen that they are named"
 
     def job(folder: Path) -> ExportJob:
@@ -65,7 +68,7 @@ def _teacher(context: Context, plan: StagePlan, last: StageResult) -> Model | No
     """The stage's teacher; the recipe's own one only where the stage looked at it."""
     if plan.teacher is None:
         return None
-    if plan.teacher != "fresh":
+    if isinstance(plan.teacher, str) and plan.teacher != FRESH:
         return load_model(context.find(plan.teacher), context.task)
     if not last.facts.get("teacher"):
         return None

@@ -4,10 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from torch import nn
 
 from potstill.errors import ModelError
+
+Strategy = Literal["uniform", "first", "last", "skip"]
+"""How a student's layers are laid on a teacher's."""
+
+
+def layer_pairs(strategy: Strategy, student: int, teacher: int) -> tuple[tuple[int, int], ...]:
+    """Which layer of the teacher each layer of the student learns from: pairs (student layer, teacher layer), from 1.
+
+    With M layers in the student and N in the teacher, layer m of the student learns from
+
+    - "uniform": N * m / M, rounded where M does not divide N (TinyBERT, g(m));
+    - "first": m (TinyBERT's bottom);
+    - "last": N - M + m (TinyBERT's top);
+    - "skip": as "uniform", and the last layer from none (PKD-skip: the last layers meet in the logits).
+
+    Args:
+        student, teacher: how many layers they have.
+
+    Raises:
+        ModelError: an unknown strategy, or a student with more layers than the teacher.
+    """
+    if strategy not in get_args(Strategy):
+        raise ModelError(f"The strategy '{strategy}' is none of {', '.join(get_args(Strategy))}.")
+    if student > teacher:
+        raise ModelError(
+            f"The student has {student} layers and the teacher {teacher}, so they cannot be laid on each other; name "
+            "the pairs of layers one by one."
+        )
+    own = range(1, student + (strategy != "skip"))
+    if strategy == "first":
+        return tuple((layer, layer) for layer in own)
+    if strategy == "last":
+        return tuple((layer, teacher - student + layer) for layer in own)
+    return tuple((layer, (2 * teacher * layer + student) // (2 * student)) for layer in own)
 
 
 @dataclass(frozen=True)

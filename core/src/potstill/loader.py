@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pluggy
@@ -16,8 +17,8 @@ from potstill.errors import PluginError, RecipeError, did_you_mean
 from potstill.hookspecs import Hooks
 from potstill.plugin import Plugin
 from potstill.plugin_checks import check_class, check_together, hook_names, implementations
-from potstill.recipe import ModelConfig, Recipe, StagePlan
-from potstill.references import FRESH, STAGE, check_references, resolve_references
+from potstill.recipe import Recipe, StagePlan
+from potstill.references import STAGE, check_references, resolve_references, tables_used, with_references
 
 MAX_EXPANSIONS = 50
 """More replacements of one stage than this are a cycle."""
@@ -118,12 +119,12 @@ def stage_plugins(recipe: Recipe, plan: StagePlan) -> list[Plugin]:
     """
     where = f"stage '{plan.name}': "
     built: dict[str, dict[str, Any]] = {}
-    for table in _fresh_tables(recipe, plan):
+    for table in tables_used(recipe, plan).values():
         if table.plugin is None:
             continue
         if built.setdefault(table.plugin, table.options) != table.options:
             raise RecipeError(
-                f"{where}[teacher] and [student] both name plugin '{table.plugin}', with different options; "
+                f"{where}teacher and student both name plugin '{table.plugin}', with different options; "
                 "train the teacher in a run or stage of its own."
             )
     names = list(dict.fromkeys([*plan.plugins, *built]))
@@ -150,30 +151,33 @@ def export_plugins(options: Mapping[str, Mapping[str, Any]]) -> list[Plugin]:
     return plugins
 
 
-def _fresh_tables(recipe: Recipe, plan: StagePlan) -> Iterator[ModelConfig]:
-    """The recipe's tables that this stage makes a model from."""
-    trained = recipe.teacher if plan.trains == "teacher" else recipe.student
-    if trained is not None and plan.student in (None, FRESH):
-        yield trained
-    if recipe.teacher is not None and plan.teacher == FRESH:
-        yield recipe.teacher
-
-
 def expand(recipe: Recipe) -> tuple[StagePlan, ...]:
     """The stages that are trained: every plan replaced by what its plugins make of it, references filled in.
 
-    Where a stage is replaced by several, "stage:NAME" in later stages means the last of them.
+    Where a stage is replaced by several, and none has its name, "stage:NAME" in later stages means the last of them.
 
     Raises: PluginError for an endless expansion, naming the plugin, and for plans that do not fit together.
     """
     recipe = resolve_references(recipe)
     stages: list[StagePlan] = []
-    renamed: dict[str, str] = {}
-    for plan in recipe.stages:
-        parts = _expanded(recipe, _renamed(plan, renamed))
+    waiting = [(plan, plan.name) for plan in recipe.stages]
+    expansions: Counter[str] = Counter()
+    while waiting:
+        plan, origin = waiting.pop(0)
+        parts = _parts(recipe, plan)
+        if parts is None:
+            stages.append(plan)
+            continue
+        expansions[origin] += 1
+        if expansions[origin] > MAX_EXPANSIONS:
+            raise PluginError(
+                f"stage '{origin}': expand_stage of {_expanding(recipe, plan)} goes on for ever: {MAX_EXPANSIONS} "
+                f"expansions did not end, and the last returned {', '.join(part.name for part in parts)}."
+            )
         if plan.name not in [part.name for part in parts]:
-            renamed[f"{STAGE}{plan.name}"] = f"{STAGE}{parts[-1].name}"
-        stages += parts
+            renamed = {f"{STAGE}{plan.name}": f"{STAGE}{parts[-1].name}"}
+            waiting = [(with_references(later, renamed), name) for later, name in waiting]
+        waiting = [*((part, origin) for part in parts), *waiting]
     try:
         check_references(stages)
     except ValueError as error:
@@ -181,28 +185,18 @@ def expand(recipe: Recipe) -> tuple[StagePlan, ...]:
     return resolve_references(recipe.model_copy(update={"stages": tuple(stages)})).stages
 
 
-def _renamed(plan: StagePlan, renamed: Mapping[str, str]) -> StagePlan:
-    changes = {key: renamed[found] for key in ("teacher", "student") if (found := getattr(plan, key)) in renamed}
-    return plan.model_copy(update=changes)
+def _parts(recipe: Recipe, plan: StagePlan) -> list[StagePlan] | None:
+    """What the plugins replace a stage by; None where they leave it."""
+    plugins = stage_plugins(recipe, plan)
+    if not any(map(_expands, plugins)):
+        return None
+    parts: list[StagePlan] | None = manager(plugins).hook.expand_stage(plan=plan)
+    return None if parts == [plan] else parts
 
 
-def _expanded(recipe: Recipe, plan: StagePlan) -> list[StagePlan]:
-    done: list[StagePlan] = []
-    waiting, expansions = [plan], 0
-    while waiting:
-        current = waiting.pop(0)
-        plugins = stage_plugins(recipe, current)
-        expanding = [plugin for plugin in plugins if "expand_stage" in implementations(type(plugin))]
-        parts = manager(plugins).hook.expand_stage(plan=current) if expanding else None
-        if parts is None or parts == [current]:
-            done.append(current)
-            continue
-        expansions += 1
-        if expansions > MAX_EXPANSIONS:
-            names = " and ".join(described(plugin) for plugin in expanding)
-            raise PluginError(
-                f"stage '{plan.name}': expand_stage of {names} goes on for ever: {MAX_EXPANSIONS} expansions did not "
-                f"end, and the last returned {', '.join(part.name for part in parts)}."
-            )
-        waiting = [*parts, *waiting]
-    return done
+def _expanding(recipe: Recipe, plan: StagePlan) -> str:
+    return " and ".join(described(plugin) for plugin in stage_plugins(recipe, plan) if _expands(plugin))
+
+
+def _expands(plugin: Plugin) -> bool:
+    return "expand_stage" in implementations(type(plugin))

@@ -19,9 +19,10 @@ from potstill.files import write_json
 from potstill.models import CARD
 from potstill.progress import Progress
 from potstill.quiet import quiet_libraries
-from potstill.recipe import Recipe, StagePlan
+from potstill.recipe import ModelConfig, Recipe, StagePlan
 from potstill.runner import expanded
 from potstill.schedule import warmup_updates
+from potstill.settings import Reference
 from potstill.shares import shares
 from potstill.stage import Stage
 from potstill.step import Step
@@ -61,25 +62,25 @@ def _stage(context: Context, plan: StagePlan, scratch: Path) -> dict[str, Any]:
         groups = stage.batches(rows.lengths, 0)
         stage.count_updates(rows.lengths)
         micro = [batch for group in groups for batch in group]
-        for side in ("teacher", "student"):
-            if stage.observed[side]:
-                stage.observer(side)
+        for side in stage.observed:
+            stage.observer(side)
         told = {
             "name": plan.name,
             "trains": plan.trains,
-            "from": plan.student,
-            "teacher": plan.teacher if stage.looks_at_teacher else None,
+            "from": _reference(plan.student),
+            "teacher": _reference(plan.teacher) if stage.looks_at_teacher else None,
+            "teachers": {name: _reference(reference) for name, reference in plan.teachers.items()},
+            "data": plan.data,
             "plugins": [plugin.name for plugin in stage.plugins],
             "wrappers": _wrappers(stage),
             "slots": stage.owners,
             "supervised_weight": stage.supervised_weight,
-            "observed": {
-                side: [_told(feature) for feature in found] for side, found in stage.observed.items() if found
-            },
+            "observed": {side: [_told(feature) for feature in found] for side, found in stage.observed.items()},
+            "explained": stage.explained,
             "loss_terms": _terms(stage, rows, micro[0]),
             "parameters": {
                 "student": _parameters(stage.student.module),
-                **({"teacher": _parameters(stage.teacher.module)} if stage.looks_at_teacher else {}),
+                **{side: _parameters(stage.observer(side).module) for side in stage.observed if side != "student"},
                 **{name: _parameters(module) for name, module in stage.modules.items()},
             },
             "rows": len(rows),
@@ -127,6 +128,10 @@ def _wrappers(stage: Stage) -> list[str]:
 
 def _told(feature: Any) -> str:
     return feature.name if hasattr(feature, "name") else f"{type(feature).__name__}({feature.layer})"
+
+
+def _reference(reference: Reference | None) -> Any:
+    return reference.model_dump(exclude_defaults=True) if isinstance(reference, ModelConfig) else reference
 
 
 def _parameters(module: Any) -> int:

@@ -1,24 +1,63 @@
-"""Which models a stage starts from: "fresh", "previous", "stage:NAME", a folder or a hub id."""
+"""Which models a stage starts from: "fresh", "previous", "stage:NAME", a folder, a hub id, or a table of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from potstill.errors import did_you_mean
+from potstill.settings import ModelConfig
 
 if TYPE_CHECKING:
     from potstill.recipe import Recipe
-    from potstill.settings import StagePlan
+    from potstill.settings import Reference, StagePlan
 
 FRESH = "fresh"
 PREVIOUS = "previous"
 STAGE = "stage:"
 
 
-def stage_named(reference: str) -> str | None:
+def teacher_side(name: str) -> str:
+    """What a teacher is called: "teacher" where it is the only one, else with its name."""
+    return f"teacher {name}".rstrip()
+
+
+def stage_named(reference: Reference | None) -> str | None:
     """The stage's name in "stage:NAME"; None for any other reference."""
-    return reference.removeprefix(STAGE) if reference.startswith(STAGE) else None
+    return reference.removeprefix(STAGE) if isinstance(reference, str) and reference.startswith(STAGE) else None
+
+
+def references(plan: StagePlan) -> Iterator[tuple[str, Reference]]:
+    """The references that a stage gives, each with its key in the recipe."""
+    for key, reference in (("teacher", plan.teacher), ("student", plan.student)):
+        if reference is not None:
+            yield key, reference
+    for name, reference in plan.teachers.items():
+        yield f"teachers.{name}", reference
+
+
+def with_references(plan: StagePlan, renamed: Mapping[str, str]) -> StagePlan:
+    """The plan with references exchanged."""
+
+    def exact(reference: Reference | None) -> Reference | None:
+        return renamed.get(reference, reference) if isinstance(reference, str) else reference
+
+    teachers = {name: exact(reference) for name, reference in plan.teachers.items()}
+    changes = {"teacher": exact(plan.teacher), "student": exact(plan.student), "teachers": teachers}
+    return plan.model_copy(update=changes)
+
+
+def tables_used(recipe: Recipe, plan: StagePlan) -> dict[str, ModelConfig]:
+    """The tables that a stage makes models from: the trained one's by "student", a teacher's by "teacher" or its name.
+
+    Args:
+        plan: its references resolved, or not yet: what trains no teacher and names no student is fresh.
+    """
+    trained = recipe.teacher if plan.trains == "teacher" else recipe.student
+    found = {"student": trained if plan.student in (None, FRESH) else plan.student}
+    for name, reference in plan.every_teacher.items():
+        found[teacher_side(name)] = recipe.teacher if reference == FRESH else reference
+    return {side: table for side, table in found.items() if isinstance(table, ModelConfig)}
 
 
 def check_references(stages: Sequence[StagePlan]) -> None:
@@ -31,16 +70,16 @@ def check_references(stages: Sequence[StagePlan]) -> None:
         place = f"stage {at + 1} ({plan.name})"
         if plan.name in names[:at]:
             raise ValueError(f"{place}: stage {names.index(plan.name) + 1} has the same name")
-        for key in ("teacher", "student"):
-            wrong = _wrong(getattr(plan, key), names, at)
+        for key, reference in references(plan):
+            wrong = _wrong(reference, names, at)
             if wrong:
-                raise ValueError(f"{place}: {key} = '{getattr(plan, key)}' {wrong}")
+                raise ValueError(f"{place}: {key} = '{reference}' {wrong}")
 
 
-def _wrong(reference: str | None, names: list[str], at: int) -> str:
+def _wrong(reference: Reference, names: list[str], at: int) -> str:
     if reference == PREVIOUS and at == 0:
         return "stands in the first stage, and there is none before it"
-    name = None if reference is None else stage_named(reference)
+    name = stage_named(reference)
     if name is None or name in names[:at]:
         return ""
     if name == names[at]:
@@ -68,17 +107,12 @@ def resolve_references(recipe: Recipe, *, teacher_given: bool = False) -> Recipe
     last: dict[str, str] = {}
     stages: list[StagePlan] = []
     for plan in recipe.stages:
-        student = _named(plan.student, stages) or last.get(plan.trains, FRESH)
-        teacher = _named(plan.teacher, stages)
-        if teacher is None and plan.trains == "student":
+        if stages:
+            plan = with_references(plan, {PREVIOUS: f"{STAGE}{stages[-1].name}"})
+        student = plan.student or last.get(plan.trains, FRESH)
+        teacher = plan.teacher
+        if teacher is None and not plan.teachers and plan.trains == "student":
             teacher = last.get("teacher", outside)
-        before = f"{STAGE}{stages[-1].name}" if stages else FRESH
-        exact = {"teacher": teacher, "student": student}
-        exact = {side: before if reference == PREVIOUS else reference for side, reference in exact.items()}
-        stages.append(plan.model_copy(update=exact))
+        stages.append(plan.model_copy(update={"teacher": teacher, "student": student}))
         last[plan.trains] = f"{STAGE}{plan.name}"
     return recipe.model_copy(update={"stages": tuple(stages)})
-
-
-def _named(reference: str | None, before: Sequence[StagePlan]) -> str | None:
-    return f"{STAGE}{before[-1].name}" if reference == PREVIOUS else reference

@@ -137,6 +137,10 @@ class ModelConfig(Settings):
         return self
 
 
+Reference = str | ModelConfig
+"""Which model: words that `potstill.references` tells apart, or a table of its own."""
+
+
 class PluginTables(Settings):
     """Base of the tables that name plugins and hold a table of options for each."""
 
@@ -214,6 +218,8 @@ class StagePlan(PluginTables):
     """Share of the learning rate at the first update; 1 / (warm-up updates + 1) where it is left out."""
     clip: Annotated[float, Field(ge=0)] | None = 1.0
     """The highest norm of all gradients together; 0 switches clipping off."""
+    evaluate: bool = True
+    """Whether the validation and test rows are scored; a stage that trains no head has nothing to score."""
     evaluate_every: Positive | None = None
     """Updates between evaluations; once an epoch where it is left out."""
     checkpoint_every: Positive = 500
@@ -232,10 +238,14 @@ class StagePlan(PluginTables):
     """Weight of the task's own loss; 0 where a plugin brings an objective and 1 where none does, if left out."""
     seed: Annotated[int, Field(ge=0)] | None = None
     """Seed of this stage; the recipe's where it is left out."""
-    teacher: str | None = None
-    """Who teaches: "fresh" (the [teacher] table), "previous", "stage:NAME", a folder or a hub id."""
-    student: str | None = None
-    """What is trained from: "fresh" (the table), "previous", "stage:NAME", a folder or a hub id."""
+    teacher: Reference | None = None
+    """Who teaches: "fresh" (the [teacher] table), "previous", "stage:NAME", a folder, a hub id, or a table."""
+    teachers: dict[str, Reference] = Field(default_factory=dict)
+    """Several teachers by name, instead of `teacher`; they share a tokenizer."""
+    student: Reference | None = None
+    """What is trained from: "fresh" (the table), "previous", "stage:NAME", a folder, a hub id, or a table."""
+    data: Table = Field(default_factory=dict)
+    """Keys of [data] that this stage has otherwise."""
 
     @model_validator(mode="before")
     @classmethod
@@ -256,6 +266,17 @@ class StagePlan(PluginTables):
         if self.updates is not None and isinstance(self.warmup, int) and self.warmup > self.updates:
             raise ValueError(f"warmup = {self.warmup} is more than all updates = {self.updates}")
         return self
+
+    @model_validator(mode="after")
+    def _teacher_or_teachers(self) -> Self:
+        if self.teacher is not None and self.teachers:
+            raise ValueError("'teacher' and 'teachers' are both given; give one of them")
+        return self
+
+    @property
+    def every_teacher(self) -> dict[str, Reference]:
+        """The teachers by name; the only one has the name ""."""
+        return self.teachers if self.teacher is None else {"": self.teacher}
 
     def with_(self, **changes: Any) -> StagePlan:
         """This plan with some keys changed: `plan.with_(name="task", student="previous", updates=100)`.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,23 +15,25 @@ from transformers import PreTrainedTokenizerBase
 
 from potstill import loader
 from potstill.batch import UNITS, Batch, Unit
-from potstill.checkpoint import own_random, seed_everything
+from potstill.checkpoint import seed_everything
 from potstill.context import same_tokenizer
 from potstill.data.batching import bucketed
 from potstill.errors import ModelError, PluginError, RecipeError
 from potstill.features import LOGITS, Feature
-from potstill.models import Model, check_length, load_model
+from potstill.models import Model, check_length
 from potstill.observe import Observer, Outputs
 from potstill.optimizer import Precision, adamw, clip_norm, parameter_groups
 from potstill.plugin_checks import implementations
 from potstill.recall import teacher_logits
-from potstill.recipe import Recipe, StagePlan
+from potstill.recipe import DataConfig, ModelConfig, Recipe, StagePlan
+from potstill.references import teacher_side
 from potstill.schedule import multiplier, warmup_updates
-from potstill.tokenizers import load_tokenizer
+from potstill.stagemodels import StageModels
 
 if TYPE_CHECKING:
     from potstill.context import Context
     from potstill.data.examples import Examples
+    from potstill.data.transform import Transform
 
 SLOTS = ("sampler", "batching", "precision", "optimizer", "scheduler", "clip")
 """What one plugin at most may decide in a stage, by `stage.claim`."""
@@ -45,8 +47,10 @@ class Stage:
         recipe: the whole recipe.
         task: the task.
         student: the model that is trained; in a stage that trains the teacher, that is the teacher.
+        transforms: what changes the training rows as text.
         exit: closed when the stage ends, however it ends; hooks and patches go on it.
         modules: what plugins added, by name.
+        explained: what plugins say of themselves for `potstill plan` and the stage's result, by plugin.
         total_updates: of the whole stage; known once the data is there (after `setup`), as `updates_per_epoch`.
     """
 
@@ -61,17 +65,19 @@ class Stage:
         self.hook: Any = self._manager.hook
         self.exit = ExitStack()
         self.modules: dict[str, nn.Module] = {}
+        self.explained: dict[str, dict[str, Any]] = {}
         self.units: list[Unit] = list(UNITS)
+        self.transforms: list[Transform] = []
         self.total_updates = self.updates_per_epoch = 0
-        self._observed: dict[str, set[Feature]] = {"teacher": set(), "student": {LOGITS}}
+        self._observed: dict[str, set[Feature]] = {"student": {LOGITS}}
         self._observers: dict[str, Observer] = {}
         self._claims: dict[str, tuple[Any, str]] = {}
         self._setting_up = "core"
-        self._teacher: Model | None = None
+        self._models = StageModels(self)
         self._known_logits: Tensor | None = None
         try:
             seed_everything(self.seed)
-            self.student = self._build_student()
+            self.student = self._models.student()
             self.hooks_before = count_hooks(self.student.module)  # a caller's own model may bring some
             self.student.module.to(context.ranks.device)
             self.student.module.train().requires_grad_(True)
@@ -92,49 +98,69 @@ class Stage:
         return self.recipe.seed if self.plan.seed is None else self.plan.seed
 
     @property
-    def has_teacher(self) -> bool:
-        """Whether the recipe gives this stage a teacher (looking does not load it)."""
-        return self.plan.teacher is not None
+    def table(self) -> ModelConfig | None:
+        """The table of the model that is asked for, in `build_teacher` and `build_student`."""
+        return self._models.table
+
+    @property
+    def teacher_names(self) -> tuple[str, ...]:
+        """The names of the teachers that the recipe gives this stage (asking loads none); the only one is called ""."""
+        return self._models.names
 
     @property
     def teacher(self) -> Model:
-        """The teacher, frozen and in eval mode; loaded the first time somebody looks.
-
-        When that is changes no random draw of the student's: a resumed stage may load it at another moment.
+        """The only teacher, frozen and in eval mode; loaded the first time somebody looks.
 
         Raises:
-            ModelError: the stage has none.
+            ModelError: the stage has none, or several.
         """
-        if self._teacher is None:
-            with own_random(self.seed + 1):
-                self._teacher = self._build_teacher()
-            self._teacher.module.to(self.context.ranks.device)
-            self._teacher.module.eval().requires_grad_(False)
-        return self._teacher
+        return self._models.teacher(self._models.only())
+
+    @property
+    def teachers(self) -> dict[str, Model]:
+        """All teachers by name."""
+        return {name: self._models.teacher(name) for name in self.teacher_names}
 
     @property
     def teacher_tokenizer(self) -> PreTrainedTokenizerBase:
-        """The teacher's tokenizer, without loading the teacher where that can be helped.
+        """The teachers' tokenizer, without loading one where that can be helped.
 
         Raises:
             ModelError: the stage has no teacher.
         """
-        reference, table = self.plan.teacher, self.recipe.teacher
-        if reference is not None and reference != "fresh":
-            return load_tokenizer(self.context.find(reference), None)
-        named = table.tokenizer or table.model if table is not None and table.plugin is None else None
-        if reference is None or named is None or table is None or "teacher" in self.context.given:
-            return self.teacher.tokenizer
-        return load_tokenizer(named, self.context.root, trust=table.trust_remote_code)
+        return self._models.tokenizer()
+
+    @cached_property
+    def data(self) -> DataConfig:
+        """Where this stage's rows come from: the recipe's table `[data]` with the stage's own keys."""
+        return self.context.data_of(self.plan)
 
     def path(self, spec: str) -> Path:
         """A path of the recipe: below the data root where it is there, else as it stands."""
         return self.context.path(spec)
 
-    def observe(self, *, teacher: Iterable[Feature] = (), student: Iterable[Feature] = ()) -> None:
-        """Asks for features; what several plugins ask for is computed once. The student's logits are always there."""
-        self._observed["teacher"] |= set(teacher)
+    def observe(
+        self, *, teacher: Iterable[Feature] = (), student: Iterable[Feature] = (), of: str | None = None
+    ) -> None:
+        """Asks for features; what several plugins ask for is computed once. The student's logits are always there.
+
+        Args:
+            of: which teacher; left out, the only one, or all where it is for their logits.
+
+        Raises:
+            ModelError: no such teacher, or inner features of several.
+        """
         self._observed["student"] |= set(student)
+        wanted = set(teacher)
+        for name in self._meant(of, wanted) if wanted else ():
+            self._observed.setdefault(teacher_side(name), set()).update(wanted)
+
+    def _meant(self, of: str | None, wanted: set[Feature]) -> tuple[str, ...]:
+        if of is not None:
+            if of not in self.teacher_names:
+                self._models.teacher(of)
+            return (of,)
+        return self.teacher_names if wanted <= {LOGITS} and self.teacher_names else (self._models.only(),)
 
     def claim(self, slot: str, value: Any) -> None:
         """Decides something that only one plugin may decide; see `SLOTS`.
@@ -157,10 +183,18 @@ class Stage:
             raise PluginError(f"Two modules are called '{name}' in the stage '{self.plan.name}'.")
         self.modules[name] = module.to(self.context.ranks.device)
 
+    def add_transform(self, transform: Transform) -> None:
+        """Adds what changes the training rows as text, before they are tokenized."""
+        self.transforms.append(transform)
+
     def add_unit(self, unit: Unit) -> None:
         """Makes a unit of a plugin's own known, so that loss terms may be means of it."""
         if all(unit != known for known in self.units):
             self.units.append(unit)
+
+    def explain(self, what: str, told: Any) -> None:
+        """Says what a plugin makes of its options here, a map of layers for one, as text, a list or a dict."""
+        self.explained.setdefault(self._setting_up, {})[what] = told
 
     # what the engine uses
 
@@ -173,12 +207,12 @@ class Stage:
 
     @property
     def looks_at_teacher(self) -> bool:
-        """Whether any plugin observes the teacher, so that it has to run."""
-        return bool(self._observed["teacher"])
+        """Whether any plugin observes a teacher, so that it has to run."""
+        return len(self._observed) > 1
 
     @property
     def observed(self) -> dict[str, list[Feature]]:
-        """What is observed of teacher and student."""
+        """What is observed, by side: "student", "teacher" or, with a name, "teacher NAME"."""
         return {side: sorted(features, key=str) for side, features in self._observed.items()}
 
     @property
@@ -194,12 +228,13 @@ class Stage:
         return 0.0 if any("objective" in plugin.provides for plugin in self.plugins) else 1.0
 
     def observer(self, side: str) -> Observer:
-        """The observer of "teacher" or "student", made when first used."""
+        """The observer of a side, made when first used."""
         if side not in self._observers:
-            if not self._observed[side]:
-                raise PluginError("A plugin uses the teacher's outputs but observed none; call stage.observe in setup.")
-            module = (self.teacher if side == "teacher" else self.student).module
-            self._observers[side] = Observer(module, self._observed[side], side)
+            if side not in self._observed:
+                raise PluginError(f"A plugin uses the {side}'s outputs but observed none; call stage.observe in setup.")
+            name = side.removeprefix("teacher").lstrip()
+            model = self.student if side == "student" else self._models.teacher(name)
+            self._observers[side] = Observer(model.module, self._observed[side], side)
             self.exit.callback(self._observers[side].close)
         return self._observers[side]
 
@@ -207,7 +242,7 @@ class Stage:
         """Computes the teacher's logits of all rows beforehand, where that saves passes and changes nothing."""
         many_epochs = self.total_updates > self.updates_per_epoch
         changing = any("collate" in implementations(type(plugin)) for plugin in self.plugins)
-        if self.plan.teacher_once and many_epochs and not changing and self._observed["teacher"] == {LOGITS}:
+        if self.plan.teacher_once and many_epochs and not changing and self._observed.get("teacher") == {LOGITS}:
             known = teacher_logits(self, rows)
             self._known_logits = None if known is None else known.to(self.context.ranks.device)
 
@@ -222,12 +257,20 @@ class Stage:
         return outputs if raw is None else outputs.with_logits(self.task.logits(raw))
 
     def examples(self, split: str) -> Examples | None:
-        """The rows of a split, tokenized for the student and, where it is looked at, the teacher."""
-        check_length(self.student.module, self.recipe.data.max_length, "student")
+        """The rows of a split, tokenized for the student and, where one is looked at, the teachers.
+
+        None where the recipe names none, or the stage scores none.
+        """
+        if split != "train" and not self.plan.evaluate:
+            return None
+        models = {"student": self.student}
         if self.looks_at_teacher:
-            check_length(self.teacher.module, self.recipe.data.max_length, "teacher")
-        teacher = self.teacher.tokenizer if self.looks_at_teacher else None
-        return self.context.examples(split, self.student.tokenizer, teacher)
+            models |= {teacher_side(name): model for name, model in self.teachers.items()}
+        for side, model in models.items():
+            check_length(model.module, self.data.max_length, side)
+        words = self.teacher_tokenizer if self.looks_at_teacher else None
+        transforms = self.transforms if split == "train" else ()
+        return self.context.examples(split, self.student.tokenizer, words, self.data, transforms, self.seed)
 
     def batches(self, lengths: np.ndarray, epoch: int) -> list[Sequence[np.ndarray]]:
         """An epoch's updates: groups of micro-batches, each an array of row numbers."""
@@ -300,52 +343,30 @@ class Stage:
         for plugin in [*self.plugins]:
             self._setting_up = plugin.name
             self._manager.subset_hook_caller("setup", everyone - {plugin})(stage=self)
-        if LOGITS in self._observed["teacher"] and self.teacher.fresh:
+        for name in self.teacher_names:
+            side = teacher_side(name)
+            if LOGITS not in self._observed.get(side, ()) or not (fresh := self._models.teacher(name).fresh):
+                continue
             raise ModelError(
-                f"The teacher's logits are looked at in the stage '{self.plan.name}', but no checkpoint gave its "
-                f"{self.teacher.fresh[-1]} a value; add a stage with trains = 'teacher' before, or name a "
+                f"The {side}'s logits are looked at in the stage '{self.plan.name}', but no checkpoint gave its "
+                f"{fresh[-1]} a value; add a stage with trains = 'teacher' before, or name a "
                 "fine-tuned model."
             )
 
     def _check_requirements(self) -> None:
         for plugin in self.plugins:
-            if "teacher" in plugin.requires and not self.has_teacher:
+            if "teacher" in plugin.requires and not self.teacher_names:
                 raise PluginError(
                     f"The plugin '{plugin.name}' needs a teacher, and the stage '{self.plan.name}' has none; "
                     "add a [teacher] table or a stage that trains one."
                 )
             if "same-tokenizer" in plugin.requires and not same_tokenizer(
-                self.student.tokenizer, self.teacher.tokenizer
+                self.student.tokenizer, self.teacher_tokenizer
             ):
                 raise PluginError(
                     f"The plugin '{plugin.name}' compares position by position, so teacher and student must share a "
                     f"tokenizer; in the stage '{self.plan.name}' they do not."
                 )
-
-    def _build_student(self) -> Model:
-        assert self.plan.student is not None, "references are resolved before a stage is made"
-        if self.plan.student != "fresh":
-            return load_model(self.context.find(self.plan.student), self.task)
-        if self.plan.trains == "teacher":
-            return self._fresh("teacher")
-        return self._fresh("student")
-
-    def _build_teacher(self) -> Model:
-        if self.plan.teacher is None:
-            raise ModelError(f"The stage '{self.plan.name}' has no teacher; add a [teacher] table to the recipe.")
-        if self.plan.teacher != "fresh":
-            return load_model(self.context.find(self.plan.teacher), self.task)
-        return self._fresh("teacher")
-
-    def _fresh(self, side: str) -> Model:
-        given = self.context.given.get(side)
-        if given is not None:
-            # A copy: what the caller holds is neither trained nor frozen nor moved, and the same call can go on.
-            return Model(copy.deepcopy(given.module), given.tokenizer, given.fresh)
-        model: Model | None = (self.hook.build_teacher if side == "teacher" else self.hook.build_student)(stage=self)
-        if model is None:
-            raise ModelError(f"No plugin and no [{side}] table of the recipe makes a {side}.")
-        return model
 
 
 def count_hooks(module: nn.Module) -> int:

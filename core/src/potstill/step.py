@@ -15,6 +15,7 @@ from potstill.errors import PluginError, TrainingError
 from potstill.features import LOGITS
 from potstill.observe import Outputs
 from potstill.plugin import LossTerm
+from potstill.references import teacher_side
 from potstill.shares import Shares
 
 if TYPE_CHECKING:
@@ -92,24 +93,36 @@ class Step:
         self.passes: list[Pass] = []
         self._shares = shares
         self._own = batch
-        self._teacher: dict[int, tuple[Batch, Outputs]] = {}
+        self._teacher: dict[tuple[int, str], tuple[Batch, Outputs]] = {}
         self._student: dict[int, tuple[Batch, Outputs]] = {}
 
-    def teacher(self, batch: Batch | None = None) -> Outputs:
-        """The teacher's outputs for a batch (this step's by default), without gradient.
+    def teacher(self, batch: Batch | None = None, of: str | None = None) -> Outputs:
+        """A teacher's outputs for a batch (this step's by default), without gradient.
 
         Computed once a batch and step, over all passes; logits that are all anybody looks at, once a row
         (`Stage.ask_teacher`).
+
+        Args:
+            of: the teacher's name; left out, the only one, or the mean of all teachers' logits.
         """
         batch = self.batch if batch is None else batch
-        if id(batch) not in self._teacher:
-            known = self.stage.known_outputs(batch) if batch is self._own else None
-            self._teacher[id(batch)] = (batch, known or self._ask_teacher(batch))
-        return self._teacher[id(batch)][1]
+        names = self.stage.teacher_names if of is None else (of,)
+        side = teacher_side(names[0] if len(names) == 1 else "")
+        if (id(batch), side) not in self._teacher:
+            outputs = self._mean_of_teachers(batch) if len(names) > 1 else self._ask_teacher(batch, side)
+            self._teacher[id(batch), side] = (batch, outputs)
+        return self._teacher[id(batch), side][1]
 
-    def _ask_teacher(self, batch: Batch) -> Outputs:
+    def _mean_of_teachers(self, batch: Batch) -> Outputs:
+        every = [self.teacher(batch, name) for name in self.stage.teacher_names]
+        return every[0].with_logits(torch.stack([outputs.logits for outputs in every]).mean(0))
+
+    def _ask_teacher(self, batch: Batch, side: str) -> Outputs:
+        known = self.stage.known_outputs(batch) if batch is self._own and side == "teacher" else None
+        if known is not None:
+            return known
         with torch.no_grad(), self.stage.precision.forward():
-            raw, outputs = self.stage.observer("teacher")(batch.teacher)
+            raw, outputs = self.stage.observer(side)(batch.teacher)
         return self.stage.with_logits(raw, outputs)
 
     def student(self, batch: Batch | None = None) -> Outputs:

@@ -23,8 +23,8 @@ from potstill.files import new_folder, read_json, sweep_drafts, write_json
 from potstill.models import CARD
 from potstill.plugin import Plugin
 from potstill.recall import teacher_logits
-from potstill.recipe import StagePlan
-from potstill.references import stage_named
+from potstill.recipe import ModelConfig, StagePlan
+from potstill.references import FRESH, references, stage_named, tables_used
 from potstill.runfolder import RunFolder, content_key
 from potstill.stage import Stage, count_hooks
 
@@ -97,6 +97,7 @@ def _train(context: Context, plan: StagePlan, folder: Path, key: str) -> None:
             "stage": plan.name,
             "trains": plan.trains,
             "plugins": list(plan.plugins),
+            "explained": stage.explained,
             "key": key,
             "updates": position.update,
             "epochs": position.epoch + 1,
@@ -156,7 +157,7 @@ def _scores(stage: Stage, module: nn.Module, split: str, *, teacher_inputs: bool
 
 def _outside_teacher(stage: Stage) -> dict[str, Any] | None:
     """Scores and size of a teacher that came trained and so has no stage of its own; None for any other."""
-    if stage.plan.teacher != "fresh" or not stage.looks_at_teacher:
+    if stage.plan.teacher is None or stage_named(stage.plan.teacher) is not None or not stage.looks_at_teacher:
         return None
     module = stage.teacher.module
     scores = None if stage.teacher.fresh else _teacher_scores(stage)
@@ -197,25 +198,26 @@ def _check_hooks(stage: Stage) -> None:
 def _key(context: Context, plan: StagePlan, before: Mapping[str, StageResult]) -> str:
     """What decides the stage's outcome: its plan, seed, data, models and plugins, and the stages these come from."""
 
-    def origin(reference: str | None) -> str | None:
-        name = stage_named(reference) if reference else None
-        return before[name].facts["key"] if name is not None else reference
+    def origin(reference: Any) -> Any:
+        name = stage_named(reference)
+        if name is not None:
+            return before[name].facts["key"]
+        return reference.model_dump() if isinstance(reference, ModelConfig) else reference
 
-    recipe = context.recipe
-    tables = {"teacher": recipe.teacher, "student": recipe.student}
-    used = {side: tables[side] for side in _tables_used(plan)}
+    recipe, used = context.recipe, tables_used(context.recipe, plan)
+    named = dict(references(plan))
     return content_key(
         {
-            "plan": plan.model_dump(exclude={"teacher", "student", "checkpoint_every"}),
+            "plan": plan.model_dump(exclude={"teacher", "teachers", "student", "data", "checkpoint_every"}),
             "seed": recipe.seed if plan.seed is None else plan.seed,
             "task": recipe.task.model_dump(),
             "labels": context.task.names,
-            "data": recipe.data.model_dump(),
-            "rows": context.fingerprint(),
-            "models": {side: table.model_dump() if table else None for side, table in used.items()},
-            "given": {side: key for side, key in context.given_keys().items() if side in used},
-            "files": {side: context.named_files(side) for side in sorted(used)},
-            "origins": {"teacher": origin(plan.teacher), "student": origin(plan.student)},
+            "data": context.data_of(plan).model_dump(),
+            "rows": context.fingerprint(plan),
+            "models": {side: table.model_dump() for side, table in used.items()},
+            "given": _given_keys(context, plan),
+            "files": context.files_in([*used.values(), *named.values()]),
+            "origins": {side: origin(reference) for side, reference in named.items()},
             "versions": _versions(loader.stage_plugins(recipe, plan)),
         }
     )
@@ -226,11 +228,11 @@ def _versions(plugins: Sequence[Plugin]) -> dict[str, str | None]:
     return {"potstill": potstill.__version__, **{plugin.name: known.get(plugin.name) for plugin in plugins}}
 
 
-def _tables_used(plan: StagePlan) -> set[str]:
-    if plan.trains == "teacher":
-        return {"teacher"}
-    fresh_teacher = {"teacher"} if plan.teacher == "fresh" else set()
-    return fresh_teacher | {"student"}
+def _given_keys(context: Context, plan: StagePlan) -> dict[str, str]:
+    """Hashes of the caller's models that the stage starts from."""
+    fresh = {plan.trains} if plan.student == FRESH else set()
+    fresh |= {"teacher"} if FRESH in plan.every_teacher.values() else set()
+    return {side: key for side, key in context.given_keys().items() if side in fresh}
 
 
 def _finished_twin(key: str, reuse: Sequence[RunFolder]) -> Path | None:

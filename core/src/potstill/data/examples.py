@@ -76,12 +76,17 @@ def has_labels(labels: Targets) -> bool:
     return any(bool(np.any((np.asarray(part) != IGNORED) & ~np.isnan(part))) for part in labels)
 
 
-def forget_labels(labels: Targets, keep: int) -> Targets:
-    """The labels with only the first `keep` rows' left; the others count as missing. The input stays as it is."""
+def forget_labels(labels: Targets, keep: int, origin: npt.NDArray[np.int64] | None = None) -> Targets:
+    """The labels with only the first `keep` rows' left; the others count as missing. The input stays as it is.
+
+    Args:
+        origin: [rows], the row of the data that each one was made of, where that is another one.
+    """
+    forgotten = (np.arange(len(labels)) if origin is None else origin) >= keep
     if isinstance(labels, list):
-        return [label if row < keep else np.full_like(label, IGNORED) for row, label in enumerate(labels)]
+        return [np.full_like(label, IGNORED) if gone else label for label, gone in zip(labels, forgotten, strict=True)]
     kept = labels.copy()
-    kept[keep:] = np.nan if np.issubdtype(labels.dtype, np.floating) else IGNORED
+    kept[forgotten] = np.nan if np.issubdtype(labels.dtype, np.floating) else IGNORED
     return kept
 
 

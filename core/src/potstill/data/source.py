@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from datasets import Dataset, DatasetDict
 from datasets.exceptions import DatasetsError
@@ -35,12 +37,14 @@ class Source:
         path: how errors name the data, such as "data.train = 'a.csv'".
         label_names: the classes' names in their order, where the label column itself has them (`ClassLabel`); the
             labels are these names then.
+        origin: [rows], the row of the data that each one was made of; None where they are the data's own.
     """
 
     dataset: Dataset
     fingerprint: str
     path: str
     label_names: tuple[str, ...] | None = None
+    origin: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)
