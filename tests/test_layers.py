@@ -5,7 +5,7 @@ from torch import nn
 from transformers import AlbertConfig, AlbertModel, BertConfig, BertModel
 
 from potstill.errors import ModelError
-from potstill.layers import Layers
+from potstill.layers import Layers, Strategy, layer_pairs
 
 SMALL = {"vocab_size": 40, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16}
 
@@ -77,3 +77,24 @@ def test_every_module_of_shared_layers_is_hooked_once_since_calls_are_counted() 
 def test_a_layer_knows_its_number_whatever_was_entered_before() -> None:
     layers = Layers.of(bert(3))
     assert [layers.number(module, 0) for module in layers.modules] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "student", "teacher", "pairs"),
+    [
+        ("uniform", 4, 12, [(1, 3), (2, 6), (3, 9), (4, 12)]),
+        ("uniform", 5, 12, [(1, 2), (2, 5), (3, 7), (4, 10), (5, 12)]),
+        ("first", 3, 12, [(1, 1), (2, 2), (3, 3)]),
+        ("last", 3, 12, [(1, 10), (2, 11), (3, 12)]),
+        ("skip", 6, 12, [(1, 2), (2, 4), (3, 6), (4, 8), (5, 10)]),
+    ],
+)
+def test_layers_are_laid_on_each_other_as_the_papers_say(
+    strategy: Strategy, student: int, teacher: int, pairs: list[tuple[int, int]]
+) -> None:
+    assert list(layer_pairs(strategy, student, teacher)) == pairs
+
+
+def test_a_student_with_more_layers_than_its_teacher_is_refused() -> None:
+    with pytest.raises(ModelError, match="The student has 4 layers and the teacher 3"):
+        layer_pairs("uniform", 4, 3)

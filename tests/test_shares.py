@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from potstill.batch import BATCH, EXAMPLE, IGNORED, TARGET, TOKEN, UNITS, Batch, Unit
+from potstill.batch import BATCH, EXAMPLE, IGNORED, PAIR, POSITION, POSITION_PAIR, TARGET, TOKEN, UNITS, Batch, Unit
 from potstill.shares import Shares, shares
 
 ROWS = st.lists(st.tuples(st.integers(1, 6), st.booleans()), min_size=1, max_size=24)
@@ -111,3 +111,10 @@ def test_a_unit_of_a_plugins_own_is_counted_too() -> None:
     pairs = Unit("pairs", lambda part: len(part) * (len(part) - 1))
     portions = shares([batch([(1, True)] * 3), batch([(1, True)])], [*UNITS, pairs])
     assert [portions.share(pairs, micro) for micro in range(2)] == [1.0, 0.0]
+
+
+def test_pairs_are_counted_with_and_without_padding() -> None:
+    rows = batch([(3, True), (1, True), (2, False)])
+    assert PAIR.count(rows) == 9 + 1 + 4
+    assert POSITION.count(rows) == 3 * 3
+    assert POSITION_PAIR.count(rows) == 3 * 9

@@ -134,6 +134,22 @@ def test_expansion_is_applied_to_what_it_returned(offer: Callable[..., None]) ->
     assert [(plan.name, plan.updates) for plan in plans] == [("saa", 1), ("sab", 1), ("sba", 1), ("sbb", 1)]
 
 
+def test_a_reference_to_a_stage_that_is_replaced_means_its_last_part(offer: Callable[..., None]) -> None:
+    def chain(_: Any, plan: StagePlan) -> Any:
+        if plan.name != "s":
+            return None
+        return [plan.with_(name="hop"), plan.with_(name="end", teacher="stage:hop")]
+
+    def halve(_: Any, plan: StagePlan) -> Any:
+        if plan.name != "hop":
+            return None
+        return [plan.with_(name="hop-a"), plan.with_(name="hop-b", student="stage:hop-a")]
+
+    offer(expanding("chain", chain), expanding("halves", halve))
+    plans = expand(recipe_of(stage=[{"name": "s", "plugins": ["chain", "halves"]}]))
+    assert [(plan.name, plan.teacher) for plan in plans] == [("hop-a", None), ("hop-b", None), ("end", "stage:hop-b")]
+
+
 def test_an_endless_expansion_is_an_error_that_names_the_plugin(offer: Callable[..., None]) -> None:
     offer(expanding("loop", lambda _, plan: [plan.with_(name=f"{plan.name}x")]), Soft)
     with pytest.raises(PluginError) as caught:
