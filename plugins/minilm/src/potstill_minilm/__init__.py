@@ -1,0 +1,1 @@
+"""MiniLM and MiniLMv2 (self-attention relations) for potstill."""
