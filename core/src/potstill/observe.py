@@ -222,6 +222,26 @@ class Observer:
             )
 
 
+def probe(module: nn.Module, features: Iterable[Feature], side: str) -> Outputs:
+    """Features of a row of two tokens, for whoever wants to know their shapes.
+
+    Raises:
+        ModelError: as `Observer`.
+    """
+    wanted = list(features)
+    device = next(module.parameters()).device
+    inputs = {name: torch.ones(1, 2, dtype=torch.long, device=device) for name in ("input_ids", "attention_mask")}
+    training = module.training
+    observer = Observer(module, wanted, side)
+    try:
+        with torch.no_grad():
+            module.eval()
+            return observer(inputs)[1]
+    finally:
+        observer.close()
+        module.train(training)
+
+
 class _Reached(Exception):  # noqa: N818 - no error: the forward pass has gone as far as anybody looks
     pass
 
