@@ -1,0 +1,1 @@
+"""Teacher assistants (distillation in several hops) for potstill."""
