@@ -160,12 +160,12 @@ def _block(
     t, s = _scores(known, known_right, mask), _scores(left, right, mask)
     p = t.exp()
     teacher_sum = p.sum(-1, keepdim=True)
-    p.div_(teacher_sum)
+    p.mul_(teacher_sum.reciprocal())
     loss = torch.linalg.vecdot(t.sub_(s), p)
     student_sum = s.exp_().sum(-1, keepdim=True)
     loss = torch.sum((loss + (student_sum.log() - teacher_sum.log()).squeeze(-1)) * weights)
     if gradients is not None:
-        slope = s.div_(student_sum).sub_(p)
+        slope = s.mul_(student_sum.reciprocal()).sub_(p)
         _add_gradient(gradients, part, slope, left, right, weights[..., None] / math.sqrt(left.shape[-1]))
     return loss
 
@@ -187,14 +187,19 @@ def _add_gradient(
     gradients: _Gradients, part: tuple[slice, slice, slice], slope: Tensor, left: Tensor, right: Tensor, scale: Tensor
 ) -> None:
     """Adds scale * slope @ right to the left's gradient, and slope^T @ (scale * left) to the right's."""
-    own = torch.bmm(slope, right).mul_(scale)
-    other = torch.bmm(slope.transpose(1, 2), left * scale)
+    # Narrow factors lie width by rows in memory: on a CPU these products are several times faster that way.
+    own = torch.bmm(slope, _by_width(right).transpose(1, 2)).mul_(scale)
+    other = torch.bmm(_by_width(left * scale), slope).transpose(1, 2)
     target = gradients.left[part]
     if gradients.right is None:
         target.copy_(own.add_(other).view(target.shape))
     else:
         target.copy_(own.view(target.shape))
-        gradients.right[part].copy_(other.view(target.shape))
+        gradients.right[part].copy_(other.reshape(target.shape))
+
+
+def _by_width(vectors: Tensor) -> Tensor:
+    return vectors.transpose(1, 2).contiguous()
 
 
 def _once(gradient: Tensor, factor: Tensor, vectors: Tensor) -> Tensor:
