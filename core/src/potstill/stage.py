@@ -81,9 +81,9 @@ class Stage:
             self.hooks_before = count_hooks(self.student.module)  # a caller's own model may bring some
             self.student.module.to(context.ranks.device)
             self.student.module.train().requires_grad_(True)
+            self._setup()  # what plugins add starts the same on every rank
             if context.ranks.world > 1:  # other dropout on other rows
                 seed_everything(self.seed + context.ranks.rank)
-            self._setup()
         except BaseException:
             self.exit.close()
             raise
