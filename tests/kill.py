@@ -1,9 +1,10 @@
-"""Kills runs of three recipes with SIGKILL at random moments, resumes them, and compares with runs left alone.
+"""Kills runs of five recipes with SIGKILL at random moments, resumes them, and compares with runs left alone.
 
     python -m tests.kill SCRATCH [--trials 50] [--seed 0] [--rows 300]
 
 The recipes: one supervised stage; a BERT teacher and a BiLSTM student with tokenizers of their own, soft targets and
-accumulation; a stage that trains the teacher, one for the student, and an ONNX export. Every run has a cache of its
+accumulation; a stage that trains the teacher, one for the student, and an ONNX export; the same with a training that
+becomes two, and with an assistant in between. Every run has a cache of its
 own, so that moments fall into tokenizing too; some are killed once more while they go on. Prints a line a trial: when
 the run was killed, what it had done by then, and whether all that it left came out bit-identical. Exit code 1 where
 something did not. Every run is a fork of this process, which itself only imports, so that a trial costs no start-up.
@@ -54,10 +55,30 @@ def teacher_and_student() -> dict[str, Any]:
     return {**tables, "export": {"plugins": ["onnx"], "onnx": {"time": False, "teacher": False}}}
 
 
+def inner_layers() -> dict[str, Any]:
+    """A training that becomes two of its own, with soft targets in the second, projections and accumulation."""
+    tables = recipe("tinybert", "hinton", "accumulate", student={"config": bert(1, 16)})
+    tables["stage"][1].update(
+        tinybert={"intermediate": {"epochs": 2}}, accumulate={"batches": 3}, checkpoint_every=7, log_every=3
+    )
+    return {**tables, "export": {"plugins": ["onnx"], "onnx": {"time": False, "teacher": False}}}
+
+
+def relations_in_hops() -> dict[str, Any]:
+    """An assistant between teacher and student, on attention relations and micro-batches, and an export."""
+    tables = recipe("minilm", "accumulate", "assistant", student={"config": bert(1, 16)})
+    tables["stage"][1].update(
+        assistant={"hops": [{"config": bert(2, 16)}]}, accumulate={"batches": 2}, checkpoint_every=7, log_every=3
+    )
+    return {**tables, "export": {"plugins": ["onnx"], "onnx": {"time": False, "teacher": False}}}
+
+
 RECIPES: dict[str, Callable[[], dict[str, Any]]] = {
     "two stages": teacher_and_student,
     "two tokenizers": two_tokenizers,
     "plain": plain,
+    "inner layers": inner_layers,
+    "relations in hops": relations_in_hops,
 }
 
 

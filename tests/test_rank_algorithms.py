@@ -1,0 +1,53 @@
+"""Algorithms that look inside, over two processes: what they add begins the same, and every unit's shares are exact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+import torch
+
+from potstill.testing import weights
+from potstill.testing.tiny import bert, recipe
+from tests.nursery import Nursery
+
+CALM = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+RECIPES: dict[str, dict[str, Any]] = {
+    "tinybert + accumulate + hinton": {
+        "plugins": ["tinybert", "accumulate", "hinton"],
+        "tinybert": {"intermediate": {"epochs": 1, "learning_rate": 2e-3}},
+    },
+    "minilm + accumulate": {"plugins": ["minilm", "accumulate"], "minilm": {"normalisation": "token"}},
+    "assistant over minilm": {
+        "plugins": ["minilm", "assistant", "accumulate"],
+        "assistant": {"hops": [{"config": bert(2, 16, **CALM)}]},
+    },
+    "layers + accumulate": {
+        "plugins": ["layers", "accumulate"],
+        "layers": {
+            "hidden": {"hidden_mse": 1.0, "pkd": 1.0, "nst": 1.0},
+            "attention": {"attention_mse": 1.0, "attention_ce_mean": 1.0},
+            "hard_weight": 0.5,
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_two_processes_train_what_one_trains(name: str, nursery: Nursery, data: Path, tmp_path: Path) -> None:
+    tables = recipe(student={"config": bert(1, 16, **CALM)})
+    tables["teacher"]["config"] = bert(2, 32, **CALM)
+    teacher, distil = tables["stage"]
+    teacher.update(epochs=1)
+    # Rows of 5 leave one process fewer than the other; a large epsilon keeps AdamW from enlarging rounding.
+    distil.update(epochs=1, batch_size=5, epsilon=1e-4, accumulate={"batches": 3}, **RECIPES[name])
+    (tmp_path / "recipe.toml").write_text(tomli_w.dumps(tables))
+    for ranks in (1, 2):
+        words = ("run", tmp_path / "recipe.toml", "--data-root", data, "--folder", tmp_path / str(ranks))
+        launch = nursery.launch(*words, ranks=ranks)
+        assert launch.wait(120) == [0] * ranks, launch.errors
+    theirs = weights(tmp_path / "2", "distil")
+    for parameter, value in weights(tmp_path / "1", "distil").items():
+        torch.testing.assert_close(theirs[parameter], value, rtol=1e-5, atol=1e-6)
