@@ -1,0 +1,1 @@
+"""TinyBERT (embeddings, hidden states, attention scores, predictions) for potstill."""
