@@ -118,8 +118,9 @@ def test_a_stage_makes_a_student_of_a_table_of_its_own(data: Path, tmp_path: Pat
 
 
 def test_a_stage_reads_rows_of_its_own_and_scores_none(data: Path, tmp_path: Path) -> None:
-    (tmp_path / "lines.txt").write_text("the wave and the reef\nold oak and pine\nnear the tram\n" * 3)
-    own = {"train": str(tmp_path / "lines.txt"), "label": "", "max_length": 9}
+    lines = "the wave and the reef\nold oak and pine\nnear the tram\n" * 3
+    (tmp_path / "lines.csv").write_text(f"passage\n{lines}")  # a column that the rows to score do not have
+    own = {"train": str(tmp_path / "lines.csv"), "text": "passage", "label": "", "max_length": 9}
     tables = recipe("hinton")
     tables["stage"].insert(1, {**tables["stage"][1], "name": "general", "data": own, "evaluate": False})
     tables["stage"][1]["hinton"] = {"alpha": 1.0}

@@ -37,6 +37,11 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test")
 
 
+def splits_of(plan: StagePlan) -> tuple[str, ...]:
+    """What a stage reads: a stage that scores no rows may have data without the columns of the others."""
+    return SPLITS if plan.evaluate else SPLITS[:1]
+
+
 class Stop:
     """Whether somebody asked the run to stop (SIGTERM, Ctrl-C). A second Ctrl-C stops at once."""
 
@@ -261,8 +266,8 @@ class Context:
     def fingerprint(self, plan: StagePlan | None = None) -> str:
         """A hash of a stage's data, or of all data, for telling whether two runs saw the same."""
         plans = self.recipe.stages if plan is None else (plan,)
-        tables = dict.fromkeys(map(self.data_of, plans))
-        sources = [self.source(split, data) for data in tables for split in SPLITS]
+        read = dict.fromkeys((self.data_of(plan), split) for plan in plans for split in splits_of(plan))
+        sources = [self.source(split, data) for data, split in read]
         return text_hash("|".join(source.fingerprint if source else "" for source in sources))
 
 
