@@ -146,4 +146,14 @@ def augmenting(config: AugmentationConfig, stage: Stage) -> Transform:
         embeddings = teacher.module.get_input_embeddings().weight  # type: ignore[operator]
         neighbours = from_embeddings(embeddings, teacher.tokenizer, config.candidates)
         key.append(model_key(teacher))
+    stage.explain("augmentation", _told(config))
     return Transform("augmenting", json.dumps(key), Augmenter(config, expectations, neighbours))
+
+
+def _told(config: AugmentationConfig) -> str:
+    near = f"near by {config.vectors or 'the embeddings of the teacher'}"
+    expected = f"expected by {config.masked_lm} or, of several pieces, " if config.masked_lm else ""
+    return (
+        f"{config.passes} passes; each word with probability {config.probability:g} by one of {config.candidates} "
+        f"{expected}{near}"
+    )
