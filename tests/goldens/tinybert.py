@@ -124,15 +124,16 @@ def end_to_end(case: Case) -> Iterator[tuple[str, Tensor]]:
     student_logits = reference_logits(student, own)
     yield "out.student_logits", student_logits
     yield "out.teacher_logits", teacher_logits
-    yield "out.student_att.0", reference_scores(own, 1)
-    yield "out.teacher_att.2", reference_scores(known, step)
+    for layer in layers:  # the reference counts attention from 0
+        yield f"out.student_att.{layer - 1}", reference_scores(own, layer)
+        yield f"out.teacher_att.{layer * step - 1}", reference_scores(known, layer * step)
     yield "out.teacher_rep_0", known[Hidden(0)]
     yield "out.teacher_rep_last", known[Hidden(layers[-1] * step)]
     projection, linear = fit_dense(case["student.fit_dense.weight"], case["student.fit_dense.bias"], [0, *layers])
     learnt = [projection(own[Hidden(layer)], layer) for layer in (0, *layers)]
     yield "out.student_rep_last", learnt[-1]
     prediction = losses.soft_ce(student_logits, teacher_logits, case.params["temperature"], reduction="reference")
-    yield "out.pred_loss_T1", prediction
+    yield f"out.pred_loss_T{case.params['temperature']:g}", prediction
     (gradient,) = torch.autograd.grad(prediction, student.classifier.weight, retain_graph=True)
     yield "out.grad_student_pred.classifier.weight", gradient
     terms = hidden_losses(learnt, [known[Hidden(layer * step)] for layer in (0, *layers)], own.mask)

@@ -43,8 +43,8 @@ class TinyBERTConfig(PluginConfig):
     """Weight of the loss between attention scores, summed over the layers."""
     prediction: float = Field(1.0, ge=0)
     """Weight of the loss between predictions."""
-    projection: Sharing | Literal["none"] | None = None
-    """Maps from the student's width to the teacher's. Left out: none where the widths are equal, else "shared"."""
+    projection: Sharing | Literal["auto", "none"] = "auto"
+    """Maps from the student's width to the teacher's. "auto": none where the widths are equal, else "shared"."""
     temperature: float = Field(1.0, gt=0)
     """T: divides the logits of both sides in the prediction loss."""
     padding: Padding = "excluded"

@@ -95,16 +95,15 @@ class TinyBERT(Plugin):
 
     def _add_projection(self, stage: Stage, student: int, teacher: int) -> None:
         layers = [0] * bool(self.config.embedding) + [own for own, _ in self._pairs if self.config.hidden]
-        sharing = self.config.projection or ("none" if student == teacher else "shared")
-        if not layers:
+        sharing = self.config.projection
+        if not layers or (student == teacher and sharing in ("auto", "none")):
             return
         if sharing == "none":
-            if student != teacher:
-                raise ModelError(
-                    f"tinybert.projection = 'none', but the student is {student} wide and the teacher {teacher}; "
-                    "leave it out, or give both the same hidden_size."
-                )
-            return
+            raise ModelError(
+                f"tinybert.projection = 'none', but the student is {student} wide and the teacher {teacher}; "
+                "leave it out, or give both the same hidden_size."
+            )
+        sharing = "shared" if sharing == "auto" else sharing
         stage.explain("projection", f"{sharing}, {student} → {teacher}")
         self._projection = Projection(sharing, student, teacher, layers)
         stage.add_module("tinybert_projection", self._projection)
