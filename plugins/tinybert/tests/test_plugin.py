@@ -9,10 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from potstill_tinybert.plugin import TinyBERT
 from torch import Tensor
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, PreTrainedModel
 
 import potstill
 from potstill.batch import Batch
@@ -29,6 +31,7 @@ from potstill.step import Step
 from potstill.tasks import load_task
 from potstill.testing import assert_resumes_exactly
 from potstill.testing.tiny import bert, recipe, write_data
+from potstill.tokenizers import load_tokenizer
 
 CALM = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
@@ -212,6 +215,54 @@ def test_three_parts_with_hinton_accumulate_and_augmentation_resume_exactly(rows
     lines = (tmp_path / "whole/stages/04-distil/metrics.jsonl").read_text().splitlines()
     terms = {name for line in lines for name in json.loads(line).get("terms", {})}
     assert terms == {"tinybert.prediction", "hinton.soft", "hinton.hard"}
+
+
+def save_model(kind: type[PreTrainedModel], rows: Path, folder: Path) -> Path:
+    torch.manual_seed(1)
+    words = load_tokenizer("vocab.txt", rows)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    kind(BertConfig(vocab_size=len(words), initializer_range=1.0, **sizes)).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+def test_words_of_one_piece_become_what_a_masked_language_model_from_a_folder_expects(
+    rows: Path, tmp_path: Path
+) -> None:
+    folder = save_model(BertForMaskedLM, rows, tmp_path / "lm")
+    augmentation = {"passes": 1, "candidates": 3, "probability": 1.0, "masked_lm": str(folder)}
+    with stage_of(tables(augmentation=augmentation), rows, tmp_path) as stage:
+        (transform,) = stage.transforms
+        text = "the wave of a storm"
+        row, variant = transform.apply([{"text": text, "label": "sea"}], [np.random.default_rng(1)])[0]
+        words = load_tokenizer("vocab.txt", rows)
+        module = BertForMaskedLM.from_pretrained(folder).eval()
+        for place, word in ((2, "wave"), (5, "storm")):
+            ids = words(text.replace(word, "[MASK]"), text, return_tensors="pt")
+            likeliest = words.convert_ids_to_tokens(module(**ids).logits[0, place].topk(3).indices.tolist())
+            assert variant["text"].split()[place - 1] in likeliest
+        assert (row["text"], variant["label"], variant["text"].split()[::2][1]) == (text, "sea", "of")
+        assert stage.explained["tinybert"]["augmentation"].startswith("1 passes; each word with probability 1 by one")
+        known = transform.key
+    other = {**augmentation, "candidates": 2}
+    with stage_of(tables(augmentation=other), rows, tmp_path) as stage:
+        assert stage.transforms[0].key != known
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [(BertForSequenceClassification, "is no masked language model: it has no cls"), (None, "could not be loaded")],
+)
+def test_what_is_no_masked_language_model_is_refused(
+    kind: type[PreTrainedModel] | None, sentence: str, rows: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "lm"
+    if kind is not None:
+        save_model(kind, rows, folder)
+    told = tables(augmentation={"masked_lm": str(folder)})
+    with pytest.raises(ModelError, match=sentence) as caught, stage_of(told, rows, tmp_path):
+        pass
+    assert "\n" not in str(caught.value)
 
 
 def test_the_inner_losses_fall_and_the_teacher_s_head_is_not_needed(rows: Path, tmp_path: Path) -> None:
