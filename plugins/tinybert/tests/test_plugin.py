@@ -132,7 +132,7 @@ def test_widths_that_are_equal_need_no_projection_and_one_that_is_asked_for_is_t
     ("told", "sentence"),
     [
         (tables(student=bert(2, 16, num_attention_heads=4)), "teacher has 2 attention heads and the student 4"),
-        (tables(layers=[4]), r"tinybert.layers = \[4\] names 1 layers of the teacher, and the student has 2"),
+        (tables(layers=[4]), r"tinybert.layers = \[4\] is for a student of 1 layers, and this one has 2"),
         (tables(layers=[1, 5]), "Layer 5 of the teacher is asked for, but it has layers 1 to 4"),
         (tables(projection="none"), "the student is 16 wide and the teacher 32"),
     ],

@@ -80,7 +80,8 @@ def from_file(path: Path, count: int) -> Neighbours:
                 if len(words) == MOST_WORDS:
                     break
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"The word vectors {path} (augmentation.vectors) cannot be read: {error}.") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"The word vectors {path} (augmentation.vectors) cannot be read: {reason}.") from None
     if len(words) < 2:
         raise DataError(f"The word vectors {path} (augmentation.vectors) hold {len(words)} words.")
     return Neighbours(words, torch.tensor(vectors), count)
