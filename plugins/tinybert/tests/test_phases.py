@@ -70,6 +70,13 @@ def test_each_part_may_be_left_out(options: dict[str, Any], names: list[str], ph
     assert plans[-1].options_of("tinybert")["phase"] == phase
 
 
+def test_the_last_part_keeps_the_stage_s_own_keys_and_is_scored_where_a_head_learns() -> None:
+    (alone,) = parts(prediction=0)
+    assert (alone.learning_rate, alone.schedule, alone.keep, alone.evaluate) == (2e-3, "linear", "last", False)
+    (beside,) = parts("hinton", prediction=0)
+    assert (beside.plugins, beside.keep, beside.evaluate) == (("tinybert", "hinton"), "best", True)
+
+
 def test_plugins_that_bring_an_objective_work_in_the_last_part_and_others_in_all() -> None:
     options = {"hinton": {"alpha": 0.5}, "accumulate": {"batches": 2}}
     intermediate, last = parts("hinton", "accumulate", stage=options)

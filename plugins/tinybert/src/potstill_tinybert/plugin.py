@@ -87,8 +87,8 @@ class TinyBERT(Plugin):
             return layer_pairs(given, own.count, known.count)
         if len(given) != own.count:
             raise ModelError(
-                f"tinybert.layers = {list(given)} is for a student of {len(given)} layers, and this one has {own.count}; "
-                "give the teacher's layer for each of them, 0 where one learns from none."
+                f"tinybert.layers = {list(given)} is for a student of {len(given)} layers, and this one has "
+                f"{own.count}; give the teacher's layer for each of them, 0 where one learns from none."
             )
         exact = [known.exact(layer, first=1, side="teacher") if layer else 0 for layer in given]
         return tuple((layer, taught) for layer, taught in enumerate(exact, start=1) if taught)
