@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 Activation = Literal["linear", "relu", "tanh"]
-ACTIVATIONS = {"linear": nn.Identity, "relu": nn.ReLU, "tanh": nn.Tanh}
+_ACTIVATIONS = {"linear": nn.Identity, "relu": nn.ReLU, "tanh": nn.Tanh}
 
 
 class Projection(nn.Module):
@@ -18,10 +18,16 @@ class Projection(nn.Module):
 
     def __init__(self, kind: Activation, student: int, teacher: int) -> None:
         super().__init__()
+        self.kind = kind
         self.linear = nn.Linear(student, teacher)
-        self.activation = ACTIVATIONS[kind]()
+        self.activation = _ACTIVATIONS[kind]()
         nn.init.normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)
+
+    @property
+    def told(self) -> str:
+        """In words, such as "tanh 312 -> 768"."""
+        return f"{self.kind} {self.linear.in_features} -> {self.linear.out_features}"
 
     def forward(self, states: Tensor) -> Tensor:
         projected: Tensor = self.activation(self.linear(states))

@@ -28,7 +28,8 @@ def flsw_weights(student: Tensor, teacher: Tensor, gamma: float, eps: float = 1e
     ours, theirs = (full_precision(logits) for logits in (student, teacher))
     ours, theirs = (logits / (logits.norm(dim=-1, keepdim=True) + eps) for logits in (ours, theirs))
     # rounding may bring the cosine above 1, and a fractional power of less than 0 is NaN
-    return (1 - (ours * theirs).sum(-1)).clamp(min=0).pow(gamma)
+    apart: Tensor = 1 - (ours * theirs).sum(-1)
+    return apart.clamp(min=0).pow(gamma)
 
 
 @torch.no_grad()
