@@ -20,10 +20,10 @@ def logit_loss(options: Options, student: Prediction, teacher: Tensor, batch: Ba
 
     Raises: PluginError where an option has no meaning for the prediction.
     """
-    if student.kind == "value":  # no classes, so neither temperature nor entropy
-        return soft.kd_mse(student.logits, teacher, 1.0)
     if options.probability_shift:
         teacher = soft.probability_shift(teacher, _labels(student, batch))
+    if student.kind == "value":  # no classes, so neither temperature nor entropy
+        return soft.kd_mse(student.logits, teacher, 1.0)
     temperature = _temperature(options, student, teacher)
     if options.kd == "mse":
         return soft.kd_mse(student.logits, teacher, temperature, t_squared=options.scales)
