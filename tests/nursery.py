@@ -35,6 +35,7 @@ IMPORTS = [
     "potstill_accumulate.plugin",
     "potstill_bilstm.modeling",
     "potstill_hinton.plugin",
+    "potstill_layers.plugin",
     "potstill_onnx.convert",
     "potstill_onnx.plugin",
     "scipy.io",
