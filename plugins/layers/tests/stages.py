@@ -51,3 +51,8 @@ def step_of(stage: Stage, update: int = 0, rows: int = 8) -> Step:
     assert examples is not None
     batch = examples.batch(np.arange(rows))
     return Step(stage, batch, shares([batch], stage.units), update, 0)
+
+
+def matches_of(stage: Stage) -> list[str]:
+    """What a stage explains of its matches, one line each."""
+    return [", ".join(f"{key} {value}" for key, value in one.items()) for one in stage.explained["layers"]["matches"]]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from plugins.layers.tests.stages import stage_of, step_of, tables_of
+from plugins.layers.tests.stages import matches_of, stage_of, step_of, tables_of
 from potstill.errors import PotstillError
 from potstill.testing.tiny import bert
 
@@ -18,7 +18,7 @@ def told(options: dict[str, Any], data: Path, folder: Path, **more: Any) -> list
     """The matches that a stage explains."""
     stage = stage_of(tables_of({"kd": "none", **options}, **more), data, folder)
     with stage.exit:
-        return list(stage.explained["layers"]["matches"])
+        return matches_of(stage)
 
 
 def test_without_options_evenly_spaced_hidden_states_are_matched_and_projected_where_widths_differ(
@@ -26,14 +26,12 @@ def test_without_options_evenly_spaced_hidden_states_are_matched_and_projected_w
 ) -> None:
     stage = stage_of(tables_of({}, teachers["wide"]), data, tmp_path)
     with stage.exit:
-        assert stage.explained["layers"] == {
-            "matches": [
-                "teacher 0 -> student 0: hidden_mse of hidden, weight 1, projection linear 32 -> 48",
-                "teacher 2 -> student 1: hidden_mse of hidden, weight 1, projection linear 32 -> 48",
-                "teacher 4 -> student 2: hidden_mse of hidden, weight 1, projection linear 32 -> 48",
-            ],
-            "logits": "ce at temperature 4 (constant), times T², weight 1 (constant)",
-        }
+        assert matches_of(stage) == [
+            "teacher 0, student 0, loss hidden_mse, feature hidden, weight 1.0, projection linear 32 -> 48",
+            "teacher 2, student 1, loss hidden_mse, feature hidden, weight 1.0, projection linear 32 -> 48",
+            "teacher 4, student 2, loss hidden_mse, feature hidden, weight 1.0, projection linear 32 -> 48",
+        ]
+        assert stage.explained["layers"]["logits"] == "ce at temperature 4 (constant), times T², weight 1 (constant)"
         assert set(step_of(stage).terms()) == {
             "layers.hidden_mse_t0_s0", "layers.hidden_mse_t2_s1", "layers.hidden_mse_t4_s2", "layers.kd",
         }  # fmt: skip
@@ -44,7 +42,7 @@ def test_equal_widths_need_no_projection_and_get_one_where_it_is_asked_for(
 ) -> None:
     options = {"map": "last", "embeddings": False}
     bare = told({**options, "hidden": "cos"}, data, tmp_path, teacher=teachers["slim"])
-    assert bare == [f"teacher {n + 1} -> student {n}: cos of hidden, weight 1" for n in (1, 2)]
+    assert bare == [f"teacher {n + 1}, student {n}, loss cos, feature hidden, weight 1.0" for n in (1, 2)]
     asked = told({**options, "hidden": "cos", "projection": "tanh"}, data, tmp_path, teacher=teachers["slim"])
     assert asked == [f"{line}, projection tanh 32 -> 32" for line in bare]
 
@@ -52,30 +50,30 @@ def test_equal_widths_need_no_projection_and_get_one_where_it_is_asked_for(
 @pytest.mark.parametrize(
     ("options", "pairs"),
     [
-        ({"map": "uniform"}, ["0 -> student 0", "2 -> student 1", "4 -> student 2"]),
-        ({"map": "first"}, ["0 -> student 0", "1 -> student 1", "2 -> student 2"]),
-        ({"map": "last"}, ["0 -> student 0", "3 -> student 1", "4 -> student 2"]),
-        ({"map": "skip", "embeddings": False}, ["2 -> student 1"]),
-        ({"map": [-1, 1], "embeddings": False}, ["4 -> student 1", "1 -> student 2"]),
+        ({"map": "uniform"}, ["teacher 0, student 0", "teacher 2, student 1", "teacher 4, student 2"]),
+        ({"map": "first"}, ["teacher 0, student 0", "teacher 1, student 1", "teacher 2, student 2"]),
+        ({"map": "last"}, ["teacher 0, student 0", "teacher 3, student 1", "teacher 4, student 2"]),
+        ({"map": "skip", "embeddings": False}, ["teacher 2, student 1"]),
+        ({"map": [-1, 1], "embeddings": False}, ["teacher 4, student 1", "teacher 1, student 2"]),
     ],
 )
 def test_a_map_is_a_strategy_or_the_teacher_s_layers(
     options: dict[str, Any], pairs: list[str], data: Path, tmp_path: Path
 ) -> None:
     lines = told({**options, "hidden": {"nst": 2}}, data, tmp_path)
-    assert lines == [f"teacher {pair}: nst of hidden, weight 2" for pair in pairs]
+    assert lines == [f"{pair}, loss nst, feature hidden, weight 2.0" for pair in pairs]
 
 
 def test_the_embeddings_first_position_is_the_same_for_every_row_and_pkd_leaves_it_out(
     data: Path, tmp_path: Path
 ) -> None:
     lines = told({"hidden": {"pkd": 1, "nst": 1}, "attention": "attention_mse_sum"}, data, tmp_path)
-    assert [line.split(":")[0] for line in lines if "pkd" in line] == [
-        "teacher 2 -> student 1",
-        "teacher 4 -> student 2",
+    assert [line.split(", loss")[0] for line in lines if "pkd" in line] == [
+        "teacher 2, student 1",
+        "teacher 4, student 2",
     ]
     assert sum("nst" in line for line in lines) == 3
-    assert sum("of scores" in line for line in lines) == 2
+    assert sum("feature scores" in line for line in lines) == 2
 
 
 def test_matches_one_by_one_name_any_layers_features_and_losses(data: Path, tmp_path: Path) -> None:
@@ -89,13 +87,13 @@ def test_matches_one_by_one_name_any_layers_features_and_losses(data: Path, tmp_
     ]
     stage = stage_of(tables_of({"kd": "none", "matches": matches}), data, tmp_path)
     with stage.exit:
-        assert stage.explained["layers"]["matches"] == [
-            "teacher 4 -> student 1: hidden_mse of hidden, weight 0.5, projection relu 32 -> 48",
-            "teacher 1-4 -> student 0-2: nst of hidden, weight 1",
-            "teacher 0-3 -> student 0-2: fsp of hidden, weight 1, projection linear 32 -> 48",
-            "teacher 3 -> student 2: attention_ce_mean of scores, weight 1",
-            "teacher 3 -> student 2: attention_mse_sum of attention, weight 1",
-            "teacher: cos of pooled, weight 1, projection linear 32 -> 48",
+        assert matches_of(stage) == [
+            "teacher 4, student 1, loss hidden_mse, feature hidden, weight 0.5, projection relu 32 -> 48",
+            "teacher 1-4, student 0-2, loss nst, feature hidden, weight 1.0",
+            "teacher 0-3, student 0-2, loss fsp, feature hidden, weight 1.0, projection linear 32 -> 48",
+            "teacher 3, student 2, loss attention_ce_mean, feature scores, weight 1.0",
+            "teacher 3, student 2, loss attention_mse_sum, feature attention, weight 1.0",
+            "loss cos, feature pooled, weight 1.0, projection linear 32 -> 48",
         ]
         terms = step_of(stage).terms()
         assert {name: (term.weight, term.per.name) for name, term in terms.items()} == {
@@ -136,11 +134,11 @@ def test_named_teachers_are_matched_each_and_their_mean_logits_are_learnt(
     options = {"matches": matches, "hidden": "cos", "map": "last", "of": "slim", "embeddings": False, "kd": "mse"}
     stage = stage_of(tables_of(options, teachers), data, tmp_path)
     with stage.exit:
-        assert stage.explained["layers"]["matches"] == [
-            "teacher wide 4 -> student 2: hidden_mse of hidden, weight 1, projection linear 32 -> 48",
-            "teacher slim 3 -> student 2: hidden_mse of hidden, weight 1",
-            "teacher slim 2 -> student 1: cos of hidden, weight 1",
-            "teacher slim 3 -> student 2: cos of hidden, weight 1",
+        assert matches_of(stage) == [
+            "of wide, teacher 4, student 2, loss hidden_mse, feature hidden, weight 1.0, projection linear 32 -> 48",
+            "of slim, teacher 3, student 2, loss hidden_mse, feature hidden, weight 1.0",
+            "of slim, teacher 2, student 1, loss cos, feature hidden, weight 1.0",
+            "of slim, teacher 3, student 2, loss cos, feature hidden, weight 1.0",
         ]
         step = step_of(stage)
         terms = step.terms()

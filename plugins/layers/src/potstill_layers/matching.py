@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -52,12 +52,14 @@ class Matched:
         return f"{match.loss}{feature}_t{_told(match.teacher)}_s{_told(match.student)}{of}"
 
     @property
-    def told(self) -> str:
-        """The match in words."""
-        match, of = self.match, "" if self.of is None else f" {self.of}"
-        layers = "" if match.what == "pooled" else f" {_told(match.teacher)} -> student {_told(match.student)}"
-        projection = "" if self.projection is None else f", projection {self.projection.told}"
-        return f"teacher{of}{layers}: {match.loss} of {match.what}, weight {match.weight:g}{projection}"
+    def told(self) -> dict[str, Any]:
+        """What the plan and the stage's result say of the match."""
+        match = self.match
+        facts: dict[str, Any] = {} if self.of is None else {"of": self.of}
+        if match.what != "pooled":
+            facts |= {"teacher": _told(match.teacher), "student": _told(match.student)}
+        facts |= {"loss": match.loss, "feature": match.what, "weight": match.weight}
+        return facts if self.projection is None else {**facts, "projection": self.projection.told}
 
     @property
     def per(self) -> Unit:
