@@ -181,7 +181,11 @@ def refused(tables: dict[str, Any], data: Path, folder: Path) -> str:
         ({"attention": "attention_mse"}, "the student has 2 heads and the teacher 4; take 'attention_mse_sum'"),
         ({"attention": "attention_ce"}, "take 'attention_ce_mean'"),
         ({"hidden": "pkd", "projection": "none"}, "the student is 32 wide and the teacher 48"),
-        ({"hidden": "attention_mse"}, "'hidden'"),
+        (
+            {"hidden": "attention_mse"},
+            "'hidden' = 'attention_mse' should be 'hidden_mse', 'cos', 'pkd', 'fsp' or 'nst'",
+        ),
+        ({"hidden": {"nst": 0}}, "nst = 0 is its weight on the map, which must be above 0"),
         ({"map": [1, 2, 3]}, "map = [1, 2, 3] names 3 layers of the teacher, and the student has 2"),
         ({"map": "evenly"}, "'map' = 'evenly'"),
         ({"of": "big"}, "of = 'big' is no teacher of the stage 'distil'; its teachers: none with a name"),

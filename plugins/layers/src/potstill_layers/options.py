@@ -14,7 +14,6 @@ from potstill_layers.masked import Reference
 from potstill_layers.projection import Activation
 from potstill_layers.schedules import TemperatureSchedule, WeightSchedule
 
-Weight = Annotated[float, Field(gt=0)]
 LayerNumbers = int | tuple[int, int]
 
 
@@ -35,7 +34,7 @@ class Match(PluginConfig):
     feature: FeatureName | None = None
     """What of the layer: "hidden", attention "scores" or "attention" probabilities; "pooled" is the whole model's.
     Left out: "hidden" or "scores", as the loss needs."""
-    weight: Weight = 1.0
+    weight: float = Field(1.0, gt=0)
     """Factor in the sum."""
     projection: Activation | Literal["none"] | None = None
     """Of the student's hidden states to the teacher's width, learnt; as the plugin's `projection`, if left out."""
@@ -84,10 +83,10 @@ class Options(PluginConfig):
     """What is matched, one by one; beside what `hidden` and `attention` match."""
     map: Strategy | tuple[int, ...] = "uniform"
     """The layers that `hidden` and `attention` match: a strategy, or the teacher's layer for each of the student's."""
-    hidden: Annotated[dict[HiddenLoss, Weight] | None, BeforeValidator(_weighed)] = None
+    hidden: Annotated[dict[HiddenLoss, float] | None, BeforeValidator(_weighed)] = None
     """Losses of hidden states on all layers of the map, with weights. Left out: "hidden_mse", where nothing else
     is matched and `matches` is not given."""
-    attention: Annotated[dict[AttentionLoss, Weight] | None, BeforeValidator(_weighed)] = None
+    attention: Annotated[dict[AttentionLoss, float] | None, BeforeValidator(_weighed)] = None
     """Losses of attention scores on all layers of the map, with weights."""
     embeddings: bool | None = None
     """Whether `hidden` matches the embedding outputs too. Left out: yes, but not by pkd, whose [CLS] is one for all."""
@@ -101,7 +100,7 @@ class Options(PluginConfig):
     """Give the numbers of TextBrewer's release ("textbrewer") or repository ("textbrewer-head") where they differ."""
     kd: Literal["ce", "mse", "none"] = "ce"
     """The loss of the logits: soft cross-entropy, mean squared error, or none."""
-    kd_weight: Weight = 1.0
+    kd_weight: float = Field(1.0, gt=0)
     """Weight of the loss of the logits."""
     temperature: float = Field(4.0, gt=0)
     """T: divides the logits of both sides."""
@@ -138,6 +137,11 @@ class Options(PluginConfig):
     def _make_sense(self) -> Self:
         if self.kd == "none" and not self.hard_weight and not self.on_map and not self.matches:
             raise ValueError("nothing is matched, kd = 'none' and hard_weight = 0, so there is no loss at all")
+        for loss, weight in self.on_map.items():
+            if weight <= 0:
+                raise ValueError(
+                    f"{loss} = {weight:g} is its weight on the map, which must be above 0; or leave it out"
+                )
         for match in self.matches or ():
             if match.what == "attention" and match.loss.startswith("attention_ce") and self.reference is None:
                 raise ValueError(
