@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import textwrap
 import re
 import shlex
 import tomllib
@@ -46,7 +47,7 @@ def blocks(*languages: str) -> list[object]:
         for block in _FENCE.finditer(text):
             if block[2] in languages:
                 line = text.count("\n", 0, block.start()) + 2
-                found.append(pytest.param(inspect.cleandoc(block[3]), id=f"{file.relative_to(ROOT)}:{line}"))
+                found.append(pytest.param(textwrap.dedent(block[3]).strip(), id=f"{file.relative_to(ROOT)}:{line}"))
     return found
 
 
