@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 LONGEST = 512
 """So many tokens of a text and its twin are read by a model that has no table of positions."""
-POSITIONS = 2048
-"""Positions, padding included, of one forward pass: its logits take some 250 MB at 30,000 pieces."""
+LOGITS = 64_000_000
+"""So many logits has one forward pass at most, 256 MB: some 2,000 positions at 30,000 pieces."""
 
 
 def load_masked_lm(name: str, stage: Stage) -> Model:
@@ -79,7 +79,8 @@ class Expectations:
             if sum(start < word.end and end > word.start for start, end in places[text]) == 1
         ]
         jobs.sort(key=lambda job: len(places[job[0]]))
-        for batch in _batches(jobs, [2 * len(some) + 4 for some in places]):
+        positions = LOGITS // len(self._tokenizer)
+        for batch in _batches(jobs, [2 * len(some) + 4 for some in places], positions):
             expected = self._expected([(texts[text], words[text][at]) for text, at in batch])
             for (text, at), candidates in zip(batch, expected, strict=True):
                 found[text][at] = candidates
@@ -110,11 +111,11 @@ class Expectations:
             yield [self._words[piece] for piece in likeliest if piece in self._words]
 
 
-def _batches(jobs: Sequence[tuple[int, int]], widths: Sequence[int]) -> Iterator[list[tuple[int, int]]]:
+def _batches(jobs: Sequence[tuple[int, int]], widths: Sequence[int], positions: int) -> Iterator[list[tuple[int, int]]]:
     """Jobs, from short texts to long ones, in batches of at most so many positions; a wider job stands alone."""
     batch: list[tuple[int, int]] = []
     for job in jobs:
-        if batch and (len(batch) + 1) * widths[job[0]] > POSITIONS:
+        if batch and (len(batch) + 1) * widths[job[0]] > positions:
             yield batch
             batch = []
         batch.append(job)
