@@ -80,7 +80,8 @@ class LayerMatching(Plugin):
     def _weight(self, step: Step, weight: float, schedule: WeightSchedule) -> float:
         """The weight in the update under way: at its middle, so that none is ever 0; TextBrewer's, at its start."""
         replaces = self.config.reference is not None
-        progress = (step.update + (0 if replaces else 0.5)) / step.stage.total_updates
+        total = max(1, step.stage.total_updates)  # 0 as long as the rows are not counted
+        progress = (step.update + (0 if replaces else 0.5)) / total
         return scheduled(weight, schedule, progress, replaces=replaces)
 
     def _check_tokenizers(self, stage: Stage) -> None:
