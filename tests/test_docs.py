@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 import inspect
-import textwrap
 import re
 import shlex
+import textwrap
 import tomllib
 from collections.abc import Iterator
 from importlib import import_module
