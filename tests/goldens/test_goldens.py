@@ -51,7 +51,9 @@ def test_a_case_fails_when_any_of_its_outputs_is_off_by_more_than_the_tolerance(
     for name in case.outputs:
         off = {**tensors, name: tensors[name].clone()}
         last = off[name].view(-1)[-1:]
-        last += 1 if not last.is_floating_point() else 1e-6 * (1 + last.abs())
+        rtol, atol = case.tolerance(name)
+        beyond = max(1e-6, 2 * atol) + max(1e-6, 2 * rtol) * last.abs()
+        last += beyond if last.is_floating_point() else 1
         save_file(off, path)
         capsys.readouterr()
         assert main(folder) == 1, name
