@@ -46,7 +46,7 @@ def test_nothing_but_one_layer_of_each_is_looked_at(data: Path, tmp_path: Path) 
     assert set(stage.observed["student"]) == {LOGITS, QKV(-1)}
     assert stage.explained == {
         "minilm": {
-            "layers": "student 1 learns from teacher 1",
+            "layers": "student 1 ← teacher 1",
             "relations": {"qq": 1.0, "kk": 1.0, "vv": 1.0},
             "relation_heads": 16,
         }
@@ -87,7 +87,7 @@ def test_options_that_mean_nothing_are_refused(options: dict[str, Any], told: st
 
 def test_the_plan_shows_layers_heads_and_terms(data: Path) -> None:
     told = plan(parse(tables(normalisation="token")), data).stages[1]
-    assert told["explained"]["minilm"]["layers"] == "student 1 learns from teacher 2"
+    assert told["explained"]["minilm"]["layers"] == "student 1 ← teacher 2"
     assert told["loss_terms"] == {f"minilm.{pair}": "1 per token" for pair in ("qq", "kk", "vv")}
 
 

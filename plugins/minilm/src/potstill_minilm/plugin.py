@@ -76,7 +76,7 @@ class MiniLM(Plugin):
             side: Layers.of(module).exact(self.layers[side].layer, first=1, side=side)
             for side, module in (("student", stage.student.module), ("teacher", stage.teacher.module))
         }
-        stage.explain("layers", "student {student} learns from teacher {teacher}".format(**exact))
+        stage.explain("layers", "student {student} ← teacher {teacher}".format(**exact))
         stage.explain("relations", self.relations)
         stage.explain("relation_heads", self.heads)
 
