@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +185,21 @@ def test_rows_changed_as_text_are_made_once_and_draw_by_row(
             texts.append([rows.student.rows(np.array([row]))["input_ids"][0].tolist() for row in range(20)])
     assert calls == [40, 40, 16]
     assert texts[0] == texts[1]
+
+
+def test_a_stage_that_is_over_lets_go_of_its_models_at_once(data: Path, tmp_path: Path) -> None:
+    tables = recipe("hinton")
+    potstill.run(tables, folder=tmp_path / "run", data_root=data)
+    teacher = str(tmp_path / "run/stages/01-teacher/best")
+    stage = stage_of(
+        {**tables, "stage": [{**tables["stage"][1], "teacher": teacher, "student": "fresh"}]}, data, tmp_path
+    )
+    with stage.exit:
+        stage.examples("train")
+    models = [weakref.ref(model.module) for model in (stage.student, stage.teacher)]
+    gc.disable()
+    try:
+        del stage
+        assert [model() for model in models] == [None, None]
+    finally:
+        gc.enable()

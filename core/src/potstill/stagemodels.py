@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase
@@ -27,9 +28,17 @@ class StageModels:
     """
 
     def __init__(self, stage: Stage) -> None:
-        self._stage, self._context, self._plan = stage, stage.context, stage.plan
+        # The stage holds this: a circle of references would keep its models until the next collection.
+        self._stage = weakref.ref(stage)
+        self._context, self._plan = stage.context, stage.plan
         self._teachers: dict[str, Model] = {}
         self.table: ModelConfig | None = None
+
+    @property
+    def _owner(self) -> Stage:
+        stage = self._stage()
+        assert stage is not None, "a stage outlives its models"
+        return stage
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -55,7 +64,7 @@ class StageModels:
         reference = self._plan.student
         assert reference is not None, "references are resolved before a stage is made"
         side = "teacher" if self._plan.trains == "teacher" else "student"
-        return self._made(reference, side, tables_used(self._stage.recipe, self._plan).get("student"))
+        return self._made(reference, side, tables_used(self._context.recipe, self._plan).get("student"))
 
     def teacher(self, name: str) -> Model:
         """A teacher, frozen and in eval mode.
@@ -67,7 +76,7 @@ class StageModels:
             raise ModelError(f"The stage '{self._plan.name}' has no teacher '{name}'; its teachers: {known}.")
         if name not in self._teachers:
             # A draw of its own: when a teacher is loaded changes no draw of the student's.
-            with own_random(self._stage.seed + 1 + self.names.index(name)):
+            with own_random(self._owner.seed + 1 + self.names.index(name)):
                 model = self._made(self._plan.every_teacher[name], "teacher", self._teacher_table(name))
             model.module.to(self._context.ranks.device).eval().requires_grad_(False)
             self._teachers[name] = model
@@ -100,7 +109,7 @@ class StageModels:
         return load_tokenizer(named, self._context.root, trust=table.trust_remote_code)
 
     def _teacher_table(self, name: str) -> ModelConfig | None:
-        return tables_used(self._stage.recipe, self._plan).get(teacher_side(name))
+        return tables_used(self._context.recipe, self._plan).get(teacher_side(name))
 
     def _made(self, reference: Reference, side: str, table: ModelConfig | None) -> Model:
         if isinstance(reference, str) and reference != FRESH:
@@ -110,9 +119,10 @@ class StageModels:
             # A copy: what the caller holds is neither trained nor frozen nor moved, and the same call can go on.
             return Model(copy.deepcopy(given.module), given.tokenizer, given.fresh)
         before, self.table = self.table, table  # a student of the teacher's layers makes the teacher in between
-        hook = self._stage.hook
+        stage = self._owner
+        build = stage.hook.build_teacher if side == "teacher" else stage.hook.build_student
         try:
-            model: Model | None = (hook.build_teacher if side == "teacher" else hook.build_student)(stage=self._stage)
+            model: Model | None = build(stage=stage)
         finally:
             self.table = before
         if model is None:
