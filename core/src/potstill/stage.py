@@ -265,12 +265,16 @@ class Stage:
             return None
         models = {"student": self.student}
         if self.looks_at_teacher:
-            models |= {teacher_side(name): model for name, model in self.teachers.items()}
+            models |= {side: self._models.teacher(name) for side, name in self._looked_at().items()}
         for side, model in models.items():
             check_length(model.module, self.data.max_length, side)
         words = self.teacher_tokenizer if self.looks_at_teacher else None
         transforms = self.transforms if split == "train" else ()
         return self.context.examples(split, self.student.tokenizer, words, self.data, transforms, self.seed)
+
+    def _looked_at(self) -> dict[str, str]:
+        """The names of the observed teachers, by side; the others need not be loaded."""
+        return {side: name for name in self.teacher_names if (side := teacher_side(name)) in self._observed}
 
     def batches(self, lengths: np.ndarray, epoch: int) -> list[Sequence[np.ndarray]]:
         """An epoch's updates: groups of micro-batches, each an array of row numbers."""
@@ -343,9 +347,8 @@ class Stage:
         for plugin in [*self.plugins]:
             self._setting_up = plugin.name
             self._manager.subset_hook_caller("setup", everyone - {plugin})(stage=self)
-        for name in self.teacher_names:
-            side = teacher_side(name)
-            if LOGITS not in self._observed.get(side, ()) or not (fresh := self._models.teacher(name).fresh):
+        for side, name in self._looked_at().items():
+            if LOGITS not in self._observed[side] or not (fresh := self._models.teacher(name).fresh):
                 continue
             raise ModelError(
                 f"The {side}'s logits are looked at in the stage '{self.plan.name}', but no checkpoint gave its "

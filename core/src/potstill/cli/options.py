@@ -54,7 +54,7 @@ _CHANGES: list[_Option] = [
     click.option("-p", "--plugin", "plugins", multiple=True, metavar="NAME[:OPTION=VALUE,…]",
                  help="Add a plugin to the last stage that trains the student; repeatable."),
     click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
-                 help="Change a setting: data.max_length=64, stage.distil.epochs=2, hinton.temperature=4; repeatable."),
+                 help="Change a setting: data.max_length=64, stage.distil.epochs=2, PLUGIN.OPTION=4; repeatable."),
     click.option("--save-recipe", metavar="FILE", help="Write the recipe with all changes to a file."),
 ]  # fmt: skip
 _PARTS: list[_Option] = [

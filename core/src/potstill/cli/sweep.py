@@ -73,7 +73,7 @@ def parse_grid(words: Sequence[str]) -> dict[str, list[Any]]:
         key, equals, text = word.partition("=")
         key = key.strip()
         if not equals or not key or not text.strip():
-            raise UserError(f"--grid '{word}' is no KEY=V1,V2,… such as hinton.temperature=1,5.")
+            raise UserError(f"--grid '{word}' is no KEY=V1,V2,… such as stage.distil.epochs=1,3.")
         if key in grid:
             raise UserError(f"--grid names '{key}' twice; put all its values into one list.")
         grid[key] = _values(text)

@@ -134,7 +134,8 @@ def _rows_used(weights: Tensor, keys: Tensor | None, rows: int) -> list[int]:
     if weights.device.type != "cpu":
         return [rows] * len(weights)  # counting would wait for the device
     used = weights != 0 if keys is None else (weights != 0) | keys
-    return [int(number) for number in (used * torch.arange(1, rows + 1)).amax(1)]
+    counts: list[int] = (used * torch.arange(1, rows + 1)).amax(1).tolist()
+    return counts
 
 
 def _block(

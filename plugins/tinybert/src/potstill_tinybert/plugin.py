@@ -41,6 +41,8 @@ class TinyBERT(Plugin):
         super().__init__(config)
         self._pairs: tuple[tuple[int, int], ...] = ()
         self._projection: Projection | None = None
+        # What the losses of states and of scores are means of.
+        self._units = (TOKEN, PAIR) if config.padding == "excluded" else (POSITION, POSITION_PAIR)
 
     @hookimpl
     def expand_stage(self, plan: StagePlan) -> list[StagePlan] | None:
@@ -76,7 +78,7 @@ class TinyBERT(Plugin):
             _check_heads(student, teacher)
             _observe_pairs(stage, Scores, self._pairs)
         self._add_projection(stage, _width(student), _width(teacher))
-        for unit in (PAIR, POSITION, POSITION_PAIR):
+        for unit in self._units:
             stage.add_unit(unit)
 
     def _map(self, student: nn.Module, teacher: nn.Module) -> tuple[tuple[int, int], ...]:
@@ -109,8 +111,7 @@ class TinyBERT(Plugin):
         stage.add_module("tinybert_projection", self._projection)
 
     def _inner(self, step: Step) -> list[LossTerm]:
-        excluded = self.config.padding == "excluded"
-        per_state, per_score = (TOKEN, PAIR) if excluded else (POSITION, POSITION_PAIR)
+        per_state, per_score = self._units
         terms = []
         if self.config.embedding:
             terms.append(LossTerm("embedding", self._hidden(step, 0, 0), self.config.embedding, per_state))
