@@ -188,7 +188,7 @@ def bare(cell: str, folder: Path) -> dict[str, float]:
     rows, total = stage.examples("train"), size.warmup + size.counted
     teacher, student = stage.teacher.module, stage.student.module
     parameters = list(student.parameters())
-    optimizer = torch.optim.AdamW(parameter_groups([student], 0.01), lr=RATE, fused=True)
+    optimizer = torch.optim.AdamW(parameter_groups([student], stage.plan, {}), lr=RATE, fused=True)
 
     for update, group in enumerate(stage.batches(rows.lengths, 0), 1):
         batch = rows.batch(group[0])

@@ -31,7 +31,7 @@ def split(*modules: nn.Module) -> tuple[set[str], set[str]]:
     """Names of the parameters with weight decay, and without."""
     names = {parameter: name for module in modules for name, parameter in module.named_parameters()}
     found: dict[float, set[str]] = {0.1: set(), 0.0: set()}
-    for group in parameter_groups(modules, 0.1):
+    for group in parameter_groups(modules, plan(weight_decay=0.1), {}):
         found[group["weight_decay"]] |= {names[parameter] for parameter in group["params"]}
     return found[0.1], found[0.0]
 
@@ -88,7 +88,7 @@ def test_tied_weights_come_once_and_frozen_ones_not_at_all() -> None:
     model.bert.pooler = None
     model.bert.encoder.layer[0].requires_grad_(False)
     frozen = set(model.bert.encoder.layer[0].parameters())
-    groups = parameter_groups([model, nn.ModuleList([model.bert.encoder])], 0.1)
+    groups = parameter_groups([model, nn.ModuleList([model.bert.encoder])], plan(), {})
     together = [parameter for group in groups for parameter in group["params"]]
     assert len(together) == len(set(together))
     assert tied in set(together)
@@ -96,13 +96,13 @@ def test_tied_weights_come_once_and_frozen_ones_not_at_all() -> None:
 
 
 def test_an_empty_group_is_left_out() -> None:
-    assert [group["weight_decay"] for group in parameter_groups([nn.LayerNorm(3)], 0.1)] == [0.0]
+    assert [group["weight_decay"] for group in parameter_groups([nn.LayerNorm(3)], plan(weight_decay=0.1), {})] == [0.0]
 
 
 def test_the_optimizer_takes_its_numbers_from_the_plan() -> None:
     weight = nn.Linear(2, 2, bias=False)
     settings = plan(learning_rate=0.25, betas=[0.8, 0.9], epsilon=1e-3, weight_decay=0.5)
-    optimizer = adamw(parameter_groups([weight], settings.weight_decay), settings)
+    optimizer = adamw(parameter_groups([weight], settings, {}), settings)
     group = optimizer.param_groups[0]
     assert (group["lr"], tuple(group["betas"]), group["eps"], group["weight_decay"]) == (0.25, (0.8, 0.9), 1e-3, 0.5)
     before = weight.weight.detach().clone()

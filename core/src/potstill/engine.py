@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -51,7 +52,6 @@ class Engine:
         self.log = JsonLines(folder / "metrics.jsonl", active=self.ranks.main)
         self._agreed_to_stop = False
         stage.count_updates(rows.lengths)
-        stage.ask_teacher(rows)
 
     def train(self) -> Position:
         """Runs the stage to its end; `judge.load_best` then puts back the best evaluation's weights.
@@ -61,6 +61,9 @@ class Engine:
             Interrupted: the run was asked to stop, after a checkpoint.
         """
         self._resume()
+        if not self.at.finished:
+            self.stage.precision.prepare(self.stage, self.train_rows, self.optimizer)
+            self.stage.ask_teacher(self.train_rows)
         with self.context.progress.bar(self.stage.plan.name, self.stage.total_updates, done=self.at.update) as bar:
             if self.at.due:
                 self._evaluate()
@@ -96,7 +99,7 @@ class Engine:
             steps.append(step)
         self.ranks.sum_gradients(self.parameters)
         self.stage.precision.unscale(self.optimizer)
-        norm = self.stage.clip(self.parameters)
+        norm = self.stage.clip(self.stage.precision.clipped(self.parameters))
         means, grad_norm = self.terms.read(steps, norm, self.at.update)
         self._step(grad_norm)
         return means, grad_norm
@@ -163,7 +166,7 @@ class Engine:
                 "loss": sum(terms.values()),
                 "terms": terms,
                 "learning_rate": self.optimizer.param_groups[0]["lr"],
-                "grad_norm": grad_norm,
+                "grad_norm": grad_norm if math.isfinite(grad_norm) else None,  # of an update that was skipped
             }
         )
 

@@ -22,6 +22,7 @@ from transformers.masking_utils import sdpa_mask
 from potstill.errors import ModelError
 from potstill.features import LOGITS, POOLED, QKV, Attention, Feature, Hidden, Output, Projections, Scores
 from potstill.layers import Layers
+from potstill.tasks import full_precision
 
 ATTENTION = "potstill"
 """The name of our attention function in transformers' registry."""
@@ -30,7 +31,7 @@ _observing: ContextVar[Observer | None] = ContextVar("observing", default=None)
 
 
 class Outputs:
-    """What one forward pass of one model gave.
+    """What one forward pass of one model gave; half precision is widened to float32, in which losses are computed.
 
     Attributes:
         mask: [batch, seq], 1 for tokens, of this model's own inputs.
@@ -38,7 +39,7 @@ class Outputs:
 
     def __init__(self, observer: Observer, values: dict[Feature, Any], mask: Tensor) -> None:
         self._observer = observer
-        self._values = values
+        self._values = {feature: _widened(value) for feature, value in values.items()}
         self.mask = mask
 
     @property
@@ -220,6 +221,12 @@ class Observer:
                 f"The {self.side}, a {type(self.module).__name__}, did not deliver {missing[0]}, although it ran: "
                 f"{reason}."
             )
+
+
+def _widened(value: Any) -> Any:
+    if isinstance(value, Projections):
+        return Projections(*map(full_precision, value))
+    return full_precision(value)
 
 
 def probe(module: nn.Module, features: Iterable[Feature], side: str) -> Outputs:

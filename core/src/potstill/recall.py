@@ -53,7 +53,7 @@ def teacher_logits(stage: Stage, rows: Examples) -> Tensor | None:
 
 def _classes(stage: Stage, rows: Examples) -> int | None:
     """How many logits a row has; None where they are not one vector a row."""
-    with torch.no_grad(), stage.precision.forward():
+    with torch.no_grad(), stage.precision.teacher():
         batch = rows.batch([0]).to(stage.context.ranks.device)
         logits = stage.task.logits(stage.teacher.module(**batch.teacher))
     return logits.shape[1] if logits.dim() == 2 else None
@@ -61,7 +61,7 @@ def _classes(stage: Stage, rows: Examples) -> int | None:
 
 def _computed(stage: Stage, rows: Examples) -> Tensor:
     context, size = stage.context, stage.plan.eval_batch_size
-    with context.progress.bar("the teacher's logits", -(-len(rows) // size)) as bar, stage.precision.forward():
+    with context.progress.bar("the teacher's logits", -(-len(rows) // size)) as bar, stage.precision.teacher():
         logits, _, _ = predict(
             stage.teacher.module,
             rows,
@@ -77,11 +77,10 @@ def _computed(stage: Stage, rows: Examples) -> Tensor:
 
 def _key(stage: Stage, rows: Examples) -> str:
     """What decides the answers: the teacher, its tokens, and in what numbers it computes where."""
-    owner = stage.owners.get("precision")
     facts = [
         [potstill.__version__, torch.__version__, stage.context.ranks.device.type],
         [model_key(stage.teacher), rows.teacher_key, stage.task.name],
-        [owner, stage.plan.options_of(owner) if owner else None],
+        [stage.precision.key],
     ]
     return text_hash(json.dumps(facts))[:32]
 

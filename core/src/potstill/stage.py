@@ -72,6 +72,7 @@ class Stage:
         self._observed: dict[str, set[Feature]] = {"student": {LOGITS}}
         self._observers: dict[str, Observer] = {}
         self._claims: dict[str, tuple[Any, str]] = {}
+        self._rates: dict[Tensor, float] = {}
         self._setting_up = "core"
         self._models = StageModels(self)
         self._known_logits: Tensor | None = None
@@ -183,6 +184,14 @@ class Stage:
             raise PluginError(f"Two modules are called '{name}' in the stage '{self.plan.name}'.")
         self.modules[name] = module.to(self.context.ranks.device)
 
+    def scale_rate(self, parameters: Iterable[Tensor], factor: float) -> None:
+        """Lets some parameters learn at `factor` times the stage's learning rate.
+
+        0 keeps them as they are, while their gradients are made and count where gradients are clipped. What is not
+        to have a gradient at all is frozen by `requires_grad_(False)`.
+        """
+        self._rates.update(dict.fromkeys(parameters, factor))
+
     def add_transform(self, transform: Transform) -> None:
         """Adds what changes the training rows as text, before they are tokenized."""
         self.transforms.append(transform)
@@ -198,9 +207,9 @@ class Stage:
 
     # what the engine uses
 
-    @property
+    @cached_property
     def parameters(self) -> list[Tensor]:
-        """What is trained: the student's parameters and those of added modules, each once."""
+        """What has gradients: the student's parameters and those of added modules, each once; fixed after `setup`."""
         modules = [self.student.module, *self.modules.values()]
         every = dict.fromkeys(parameter for module in modules for parameter in module.parameters())
         return [parameter for parameter in every if parameter.requires_grad]
@@ -301,7 +310,7 @@ class Stage:
 
     def make_optimizer(self) -> Any:
         """The optimizer over everything trained."""
-        groups = parameter_groups([self.student.module, *self.modules.values()], self.plan.weight_decay)
+        groups = parameter_groups([self.student.module, *self.modules.values()], self.plan, self._rates)
         return self._slot("optimizer", adamw)(groups, self.plan)
 
     @property

@@ -121,7 +121,7 @@ class Step:
         known = self.stage.known_outputs(batch) if batch is self._own and side == "teacher" else None
         if known is not None:
             return known
-        with torch.no_grad(), self.stage.precision.forward():
+        with torch.no_grad(), self.stage.precision.teacher():
             raw, outputs = self.stage.observer(side)(batch.teacher)
         return self.stage.with_logits(raw, outputs)
 
@@ -148,10 +148,9 @@ class Step:
         before, self.batch = self.batch, self.batch if batch is None else batch
         self._student.clear()
         try:
-            with self.stage.precision.forward():
-                terms = self.terms()
-                factors = {name: term.weight * self._shares.share(term.per, self.micro) for name, term in terms.items()}
-                loss = _weighted_sum(terms, factors)
+            terms = self.terms()
+            factors = {name: term.weight * self._shares.share(term.per, self.micro) for name, term in terms.items()}
+            loss = _weighted_sum(terms, factors)
             if loss is not None:
                 self.stage.precision.backward(loss)
         finally:
@@ -184,7 +183,7 @@ class Step:
             handle.grads = [parameter.grad for parameter in parameters]
             for parameter, old, new in zip(parameters, aside, handle.grads, strict=True):
                 keep = new if handle.committed else None
-                parameter.grad = old if keep is None else keep if old is None else old + keep
+                parameter.grad = old if keep is None else keep if old is None else old.add_(keep)
 
     def terms(self) -> dict[str, LossTerm]:
         """Every plugin's loss terms for the batch, by name.
