@@ -124,14 +124,16 @@ def test_damaged_best_weights_are_a_sentence(
     load = Judge.load_best
 
     def after_damage(self: Judge, at: Any) -> None:
-        DAMAGES[damage](self.weights / "weights.safetensors")
+        DAMAGES[damage](self.weights / "tensors.safetensors")
         load(self, at)
 
     monkeypatch.setattr(Judge, "load_best", after_damage)
     assert run(place, folder) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     stage = folder / "stages/01-plain"
-    assert said.startswith(f"{stage}/best-weights/weights.safetensors, the best weights of the stage, cannot be read (")
+    assert said.startswith(
+        f"{stage}/best-weights, the best weights of the stage, cannot be read (tensors.safetensors is"
+    )
     assert said.endswith(f"); remove {stage} to train the stage again.")
 
 

@@ -69,3 +69,16 @@ def test_a_stage_ends_when_its_metric_does_not_rise(data: Path, tmp_path: Path) 
         position = Engine(stage, tmp_path / "s").train()
     assert position.update == 3 * 5
     assert position.best_update == 3
+
+
+def test_the_modules_of_plugins_are_kept_and_put_back_with_the_student(data: Path, tmp_path: Path) -> None:
+    judge = Judge(stage_of(student_only(), data, tmp_path), tmp_path)
+    projection = torch.nn.Linear(2, 2)
+    judge._stage.add_module("projection", projection)
+    at = Position(update=1)
+    best = projection.weight.detach().clone()
+    judge.judge({"accuracy": 0.5}, at)
+    with torch.no_grad():
+        projection.weight.zero_()
+    judge.load_best(at)
+    assert torch.equal(projection.weight, best)

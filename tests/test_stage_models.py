@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import potstill
-from potstill import loader
+from potstill import checkpoint, loader
 from potstill.context import Context
 from potstill.data.transform import Transform
 from potstill.engine import Engine
@@ -203,3 +203,45 @@ def test_a_stage_that_is_over_lets_go_of_its_models_at_once(data: Path, tmp_path
         assert [model() for model in models] == [None, None]
     finally:
         gc.enable()
+
+
+class Projecting(Plugin):
+    """Learns a projection that the loss needs; writes down how it starts."""
+
+    name = "projecting"
+
+    def __init__(self, started: list[torch.Tensor], width: int) -> None:
+        super().__init__(None)
+        self.started, self.width = started, width
+
+    @hookimpl
+    def setup(self, stage: Stage) -> None:
+        self.projection = torch.nn.Linear(32, self.width)
+        stage.observe(student=[Hidden(-1)])
+        stage.add_module("projecting.projection", self.projection)
+        self.started.append(self.projection.weight.detach().clone())
+
+    @hookimpl
+    def compute_loss(self, step: Step) -> list[LossTerm]:
+        return [LossTerm("size", self.projection(step.student()[Hidden(-1)]).square().mean())]
+
+
+@pytest.mark.parametrize("width", [8, 9])
+def test_a_module_goes_on_with_the_student_from_stage_to_stage_where_it_fits(
+    width: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[torch.Tensor] = []
+    widths = {"first": 8, "second": width}
+    monkeypatch.setattr(loader, "stage_plugins", lambda recipe, plan: [Projecting(started, widths[plan.name])])
+    tables = recipe(student={"config": bert(1), "tokenizer": "vocab.txt"})
+    del tables["teacher"]
+    keys = {"updates": 6, "batch_size": 8, "learning_rate": 1e-2, "evaluate_every": 2, "metric": "loss"}
+    tables["stage"] = [{"name": "first", **keys}, {"name": "second", "student": "previous", **keys}]
+    potstill.run(tables, folder=tmp_path / "run", data_root=data)
+    first, second = started
+    if width == 8:
+        kept = checkpoint.read_tree(tmp_path / "run/stages/01-first/modules")["projecting.projection"]["weight"]
+        assert torch.equal(second, kept)
+        assert not torch.equal(second, first)
+    else:
+        assert second.shape == (9, 32)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-
+from potstill import checkpoint
 from potstill.data.examples import Examples
 from potstill.errors import FileError, RecipeError
 from potstill.evaluate import evaluate
 from potstill.files import new_folder
-from potstill.places import first_line
 from potstill.position import Position
 from potstill.stage import Stage
 from potstill.tasks import better
@@ -75,27 +72,22 @@ class Judge:
             at.finished |= patience is not None and at.worse >= patience
 
     def load_best(self, at: Position) -> None:
-        """Puts the best evaluation's weights into the model, where the stage keeps the best.
+        """Puts the best evaluation's weights back, where the stage keeps the best.
 
-        Raises: FileError where their file is damaged.
+        Raises: FileError where their files are damaged.
         """
         if self._stage.plan.keep != "best" or at.best is None:
             return
-        path = self.weights / "weights.safetensors"
-        try:
-            weights = load_file(path)
-        except (OSError, SafetensorError) as error:
+        problem = checkpoint.damage(self.weights)
+        if problem is not None:
             raise FileError(
-                f"{path}, the best weights of the stage, cannot be read ({first_line(error)}); "
+                f"{self.weights}, the best weights of the stage, cannot be read ({problem}); "
                 f"remove {self.weights.parent} to train the stage again."
-            ) from error
-        self._stage.student.module.load_state_dict(weights)
+            )
+        self._stage.load_weights(checkpoint.read_tree(self.weights))
 
     def _keep(self) -> None:
         if not self._stage.context.ranks.main or self._stage.plan.keep != "best":
             return
-        state = self._stage.student.module.state_dict()
-        # Clones: tied weights share memory, which safetensors refuses.
-        weights = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
         with new_folder(self.weights) as draft:
-            save_file(weights, draft / "weights.safetensors")
+            checkpoint.write_tree(draft, self._stage.weights())

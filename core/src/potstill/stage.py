@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -179,9 +180,15 @@ class Stage:
         self._claims[slot] = (value, self._setting_up)
 
     def add_module(self, name: str, module: nn.Module) -> None:
-        """Adds a module (a projection) that is optimized, clipped and checkpointed, and dropped at export."""
+        """Adds a module (a projection) that is optimized, clipped and checkpointed, and dropped at export.
+
+        Where the student goes on from a stage that had a module of this name and these shapes, so does the module.
+        """
         if name in self.modules:
             raise PluginError(f"Two modules are called '{name}' in the stage '{self.plan.name}'.")
+        before = self._models.modules_before.get(name, {})
+        if _shapes(before) == _shapes(module.state_dict()):
+            module.load_state_dict(before)
         self.modules[name] = module.to(self.context.ranks.device)
 
     def scale_rate(self, parameters: Iterable[Tensor], factor: float) -> None:
@@ -328,20 +335,28 @@ class Stage:
 
         return float(self._slot("scheduler", schedule)(applied, self.total_updates))
 
+    def weights(self) -> dict[str, Any]:
+        """All that is trained: the student and the added modules."""
+        modules = {name: module.state_dict() for name, module in self.modules.items()}
+        return {"student": self.student.module.state_dict(), "modules": modules}
+
+    def load_weights(self, state: dict[str, Any]) -> None:
+        """Takes back what `weights` gave."""
+        self.student.module.load_state_dict(state["student"])
+        for name, module in self.modules.items():
+            module.load_state_dict(state["modules"][name])
+
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds of this stage's modules and plugins."""
+        """What a checkpoint holds of this stage's weights and plugins."""
         return {
-            "student": self.student.module.state_dict(),
-            "modules": {name: module.state_dict() for name, module in self.modules.items()},
+            **self.weights(),
             "plugins": {plugin.name: plugin.state_dict() for plugin in self.plugins},
             "precision": self.precision.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` gave."""
-        self.student.module.load_state_dict(state["student"])
-        for name, module in self.modules.items():
-            module.load_state_dict(state["modules"][name])
+        self.load_weights(state)
         for plugin in self.plugins:
             plugin.load_state_dict(state["plugins"][plugin.name])
         self.precision.load_state_dict(state["precision"])
@@ -379,6 +394,10 @@ class Stage:
                     f"The plugin '{plugin.name}' compares position by position, so teacher and student must share a "
                     f"tokenizer; in the stage '{self.plan.name}' they do not."
                 )
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in state.items()}
 
 
 def count_hooks(module: nn.Module) -> int:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import copy
 import weakref
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from potstill.checkpoint import own_random
+from potstill import checkpoint
 from potstill.context import same_tokenizer
 from potstill.errors import ModelError
 from potstill.models import Model, load_model
-from potstill.references import FRESH, tables_used, teacher_side
+from potstill.references import FRESH, stage_named, tables_used, teacher_side
 from potstill.settings import ModelConfig, Reference
 from potstill.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
     from potstill.stage import Stage
+
+
+MODULES = "modules"
+"""Beside the model that a stage hands on, the folder with the modules that plugins added."""
 
 
 class StageModels:
@@ -44,6 +50,13 @@ class StageModels:
     def names(self) -> tuple[str, ...]:
         """The teachers' names; the only one is called ""."""
         return tuple(self._plan.every_teacher)
+
+    @cached_property
+    def modules_before(self) -> dict[str, dict[str, Tensor]]:
+        """The states of the modules that plugins added to the stage which the student goes on from, by name."""
+        before = stage_named(self._plan.student)
+        folder = None if before is None else self._context.handed_on[before].with_name(MODULES)
+        return checkpoint.read_tree(folder) if folder is not None and folder.is_dir() else {}
 
     def only(self) -> str:
         """The name of the stage's one teacher.
@@ -76,7 +89,7 @@ class StageModels:
             raise ModelError(f"The stage '{self._plan.name}' has no teacher '{name}'; its teachers: {known}.")
         if name not in self._teachers:
             # A draw of its own: when a teacher is loaded changes no draw of the student's.
-            with own_random(self._owner.seed + 1 + self.names.index(name)):
+            with checkpoint.own_random(self._owner.seed + 1 + self.names.index(name)):
                 model = self._made(self._plan.every_teacher[name], "teacher", self._teacher_table(name))
             model.module.to(self._context.ranks.device).eval().requires_grad_(False)
             self._teachers[name] = model

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 import potstill
-from potstill import loader
+from potstill import checkpoint, loader
 from potstill.context import Context
 from potstill.discovery import PLUGINS, installed
 from potstill.engine import Engine
@@ -27,6 +27,7 @@ from potstill.recipe import ModelConfig, StagePlan
 from potstill.references import FRESH, references, stage_named, tables_used
 from potstill.runfolder import RunFolder, content_key
 from potstill.stage import Stage, count_hooks
+from potstill.stagemodels import MODULES
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,9 @@ def _train(context: Context, plan: StagePlan, folder: Path, key: str) -> None:
     scores = {split: _scores(stage, finished, split) for split in ("validation", "test")}
     teacher = _outside_teacher(stage)
     if context.ranks.main:
+        if stage.modules:
+            with new_folder(folder / MODULES) as draft:
+                checkpoint.write_tree(draft, stage.weights()["modules"])
         _save(stage, finished, folder / "best")
         facts = {
             "stage": plan.name,
