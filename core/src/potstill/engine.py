@@ -89,10 +89,12 @@ class Engine:
             self.at.epoch, self.at.group = self.at.epoch + 1, 0
 
     def _update(self, group: Group) -> tuple[dict[str, float], float]:
-        batches = [batch for rows in group if len(batch := self._batch(rows))]
+        batches = [self._batch(rows) for rows in group]
         portions = shares(batches, self.stage.units, self._sum_over_ranks)
         steps = []
         for micro, batch in enumerate(batches):
+            if not len(batch):  # its rows are other ranks'; the number stays theirs
+                continue
             step = Step(self.stage, batch.to(self.ranks.device), portions, self.at.update, micro)
             self.stage.hook.on_step(step=step)
             step.release()

@@ -33,11 +33,11 @@ def shares(
     """The shares of one update's micro-batches, from the batches alone.
 
     Args:
-        batches: the micro-batches of this rank; may be empty where a rank has no rows left.
+        batches: the micro-batches of this rank, some without a row where another rank has them all.
         units: what may be counted.
         sum_over_ranks: adds a list of numbers up over all ranks. None: there is one rank.
     """
-    counts = tuple({unit.name: unit.count(batch) for unit in units} for batch in batches)
+    counts = tuple({unit.name: unit.count(batch) if len(batch) else 0 for unit in units} for batch in batches)
     sums = [sum(count[unit.name] for count in counts) for unit in units]
     if sum_over_ranks is not None:
         sums = sum_over_ranks(sums)
