@@ -1,0 +1,1 @@
+"""BERT-of-Theseus (progressive module replacing) for potstill."""
