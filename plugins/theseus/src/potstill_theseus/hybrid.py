@@ -43,7 +43,7 @@ def successor(predecessor: Model, layers: int | None, start: Start, task: Task) 
     return made
 
 
-def replaceable(student: nn.Module, predecessor: nn.Module) -> tuple[Replaceable, ...]:
+def replaceable(student: Any, predecessor: Any) -> tuple[Replaceable, ...]:
     """Puts the predecessor's layers beside the student's, in place: module i holds the i-th run of them.
 
     Raises:
@@ -60,6 +60,8 @@ def replaceable(student: nn.Module, predecessor: nn.Module) -> tuple[Replaceable
     run = known.count // own.count
     runs = [range(first, first + run) for first in range(0, known.count, run)]
     _check_kinds(student, predecessor, runs)
+    if getattr(student.config, "use_cache", False):
+        student.config.use_cache = False  # a decoder's: by number of layer, and the predecessor's have more
     # The copies read the student's config, as its own layers do: it says how attention is computed.
     layers = copy.deepcopy(known.modules, {id(predecessor.config): student.config})
     modules = tuple(
@@ -91,8 +93,9 @@ def _put(student: nn.Module, name: str, layers: Any) -> None:
 
 def _layers_of(predecessor: nn.Module) -> Layers:
     found = Layers.of(predecessor)
-    if found.count < 2:
-        has = "has one layer" if found.count else "has no list of layers"
+    two_halves = getattr(getattr(predecessor, "config", None), "is_encoder_decoder", False)
+    if found.count < 2 or two_halves:
+        has = "has two lists of layers" if two_halves else "has one layer" if found.count else "has no list of layers"
         raise ModelError(f"theseus replaces runs of the teacher's layers, and this {type(predecessor).__name__} {has}.")
     if found.shared:
         raise ModelError(
