@@ -24,6 +24,11 @@ RECIPES: dict[str, dict[str, Any]] = {
         "plugins": ["minilm", "assistant", "accumulate"],
         "assistant": {"hops": [{"config": bert(2, 16, **CALM)}]},
     },
+    "theseus + accumulate": {
+        "plugins": ["theseus", "accumulate"],
+        "student": {"layers": [1]},
+        "theseus": {"rate": 0.5, "unsampled": "move", "clip": "all", "tune": {"updates": 2}},
+    },
     "layers + accumulate": {
         "plugins": ["layers", "accumulate"],
         "layers": {
