@@ -129,7 +129,7 @@ class Engine:
             raise TrainingError(
                 f"In update {self.at.update + 1} of the stage '{self.stage.plan.name}' {error}."
             ) from error
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()  # to None; not every optimizer takes an argument
         self.at.update += 1
         self.at.applied += int(applied)
         update = Update(self.stage, self.at.update, applied, self.at.applied, self.stage.total_updates)
