@@ -1,0 +1,1 @@
+"""NVIDIA apex for potstill, where it is installed."""
