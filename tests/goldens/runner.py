@@ -6,11 +6,11 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.goldens import bilstm, engine, hinton, layers, minilm, theseus, tinybert, tinybert_augmentation
+from tests.goldens import adversarial, bilstm, engine, hinton, layers, minilm, theseus, tinybert, tinybert_augmentation
 from tests.goldens.case import Case, read_cases
 from tests.goldens.registry import CHECKS
 
-FAMILIES = (bilstm, engine, hinton, layers, minilm, theseus, tinybert, tinybert_augmentation)
+FAMILIES = (adversarial, bilstm, engine, hinton, layers, minilm, theseus, tinybert, tinybert_augmentation)
 """The modules whose import registers the checks."""
 
 

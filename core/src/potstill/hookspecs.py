@@ -109,7 +109,8 @@ class Hooks:
         """Prepares a stage: observe features, claim a slot, add modules and units.
 
         Called once a stage, before the data is tokenized and before the first batch. `stage.student` and
-        `stage.teacher` may be looked at; looking at the teacher loads it.
+        `stage.teacher` may be looked at; looking at the teacher loads it. What depends on other plugins' setup
+        goes into a function for `stage.after_setup`.
 
             @hookimpl
             def setup(self, stage):

@@ -75,6 +75,7 @@ class Stage:
         self._claims: dict[str, tuple[Any, str]] = {}
         self._rates: dict[Tensor, float] = {}
         self._setting_up = "core"
+        self._after_setup: list[tuple[str, Callable[[], None]]] = []
         self._models = StageModels(self)
         self._known_logits: Tensor | None = None
         try:
@@ -207,6 +208,10 @@ class Stage:
         """Makes a unit of a plugin's own known, so that loss terms may be means of it."""
         if all(unit != known for known in self.units):
             self.units.append(unit)
+
+    def after_setup(self, decide: Callable[[], None]) -> None:
+        """Calls `decide` when every plugin's setup is over, and with it who has which slot and what is frozen."""
+        self._after_setup.append((self._setting_up, decide))
 
     def explain(self, what: str, told: Any) -> None:
         """Says what a plugin makes of its options here, a map of layers for one, as text, a list or a dict."""
@@ -371,6 +376,9 @@ class Stage:
         for plugin in [*self.plugins]:
             self._setting_up = plugin.name
             self._manager.subset_hook_caller("setup", everyone - {plugin})(stage=self)
+        while self._after_setup:  # emptied: what they hold of the stage goes with them
+            self._setting_up, decide = self._after_setup.pop(0)
+            decide()
         for side, name in self._looked_at().items():
             if LOGITS not in self._observed[side] or not (fresh := self._models.teacher(name).fresh):
                 continue

@@ -65,7 +65,10 @@ class Update:
 
 @dataclass
 class Isolated:
-    """Gradients made inside `Step.isolated`: `grads` when the block is over, added only after `commit()`."""
+    """Gradients made inside `Step.isolated`: `grads` when the block is over, added only after `commit()`.
+
+    The passes of a block that is not committed are not in the log either.
+    """
 
     grads: list[Tensor | None]
     committed: bool = False
@@ -176,10 +179,12 @@ class Step:
         aside = [parameter.grad for parameter in parameters]
         for parameter in parameters:
             parameter.grad = None
-        handle = Isolated([])
+        handle, before = Isolated([]), len(self.passes)
         try:
             yield handle
         finally:
+            if not handle.committed:
+                del self.passes[before:]
             handle.grads = [parameter.grad for parameter in parameters]
             for parameter, old, new in zip(parameters, aside, handle.grads, strict=True):
                 keep = new if handle.committed else None
