@@ -18,6 +18,7 @@ from potstill.context import Context
 from potstill.engine import Engine
 from potstill.errors import DataError, ModelError, PluginError, TrainingError
 from potstill.features import LOGITS, Hidden
+from potstill.optimizer import clip_norm
 from potstill.plugin import LossTerm, Plugin, hookimpl
 from potstill.progress import Progress
 from potstill.recipe import parse
@@ -93,6 +94,28 @@ def test_a_group_left_over_at_the_end_of_an_epoch_is_an_update_of_its_own(data: 
     with stage.exit:
         position = Engine(stage, tmp_path / "s").train()
     assert position.update == 2 * 3  # 96 rows are 12 micro-batches: 5 + 5 + 2
+
+
+def test_what_depends_on_other_plugins_is_decided_after_every_setup(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Claims(Plugin):
+        name = "claims"
+
+        @hookimpl
+        def setup(self, stage: Stage) -> None:
+            stage.claim("clip", clip_norm(2.0))
+
+    class Asks(Plugin):
+        name = "asks"
+
+        @hookimpl
+        def setup(self, stage: Stage) -> None:
+            stage.after_setup(lambda: stage.explain("owners", stage.owners))
+
+    with_plugins(monkeypatch, Asks(None), Claims(None))
+    stage = stage_of(student_only(), data, tmp_path)
+    assert stage.explained == {"asks": {"owners": {"clip": "claims"}}}
 
 
 class Fault(Plugin):
@@ -209,9 +232,11 @@ def test_isolated_gradients_come_back_only_when_committed(data: Path, tmp_path: 
     for before, now, again in zip(clean, [p.grad for p in stage.parameters if p.grad is not None], made, strict=True):
         torch.testing.assert_close(now, before, rtol=0, atol=0)
         torch.testing.assert_close(again, before)
+    assert [done.tag for done in step.passes] == ["clean"]  # what adds nothing is not in the log
     with step.isolated() as handle:
         step.gradients("other")
         handle.commit()
+    assert [done.tag for done in step.passes] == ["clean", "other"]
     for before, now in zip(clean, [p.grad for p in stage.parameters if p.grad is not None], strict=True):
         torch.testing.assert_close(now, 2 * before)
 

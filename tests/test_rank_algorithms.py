@@ -37,6 +37,7 @@ RECIPES: dict[str, dict[str, Any]] = {
             "hard_weight": 0.5,
         },
     },
+    "pgd on rows + accumulate": {"plugins": ["pgd", "accumulate", "hinton"], "pgd": {"steps": 2}},
 }
 
 

@@ -9,30 +9,31 @@ from torch.utils.hooks import RemovableHandle
 from potstill.errors import ModelError
 
 
-def find_embedding(model: nn.Module, wanted: str | None, who: str) -> tuple[str, nn.Embedding]:
+def find_embedding(model: nn.Module, wanted: str | None, where: str) -> tuple[str, nn.Embedding]:
     """The table to attack, and its weight's name.
 
     Args:
         wanted: part of the weight's name; None for the table that receives the input ids in a forward pass.
-        who: the plugin, for errors.
+        where: begins an error.
 
     Raises: ModelError where no table, or more than one, is meant.
     """
     tables = {f"{name}.weight": part for name, part in model.named_modules() if isinstance(part, nn.Embedding)}
+    kind = type(model).__name__
+    if not tables:
+        raise ModelError(f"{where}: the {kind} has no embedding table, so there are no word vectors to move.")
     if wanted is None:
         found, how = _readers(model, tables), "receives the input ids"
     else:
         found, how = [name for name in tables if wanted in name], f"has a name with embedding = '{wanted}' in it"
     if len(found) == 1:
         return found[0], tables[found[0]]
-    kind = type(model).__name__
     if found:
         raise ModelError(
-            f"plugin '{who}': more than one embedding table of the {kind} {how}: {', '.join(found)}; give as much of "
+            f"{where}: more than one embedding table of the {kind} {how}: {', '.join(found)}; give as much of "
             "the one's name as embedding = '…'."
         )
-    known = f"; its tables: {', '.join(tables)}" if tables else ", which has no embedding table at all"
-    raise ModelError(f"plugin '{who}': no embedding table of the {kind} {how}{known}.")
+    raise ModelError(f"{where}: no embedding table of the {kind} {how}; its tables: {', '.join(tables)}.")
 
 
 def _readers(model: nn.Module, tables: dict[str, nn.Embedding]) -> list[str]:

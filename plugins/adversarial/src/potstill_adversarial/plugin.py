@@ -68,9 +68,9 @@ class Adversarial(Plugin):
         return clean
 
     def _choose(self, stage: Stage) -> None:
-        student = stage.student.module
-        name, embedding = find_embedding(student, self.config.embedding, self.name)
-        form, why = self._form(stage, name, embedding)
+        student, where = stage.student.module, f"stage '{stage.plan.name}': plugin '{self.name}'"
+        name, embedding = find_embedding(student, self.config.embedding, where)
+        form, why = self._form(stage, name, embedding, where)
         self.attack = TableAttack(embedding.weight) if form == "table" else OutputAttack(student, embedding)
         stage.exit.callback(self.attack.close)
         stage.explain("attack", f"{form} ({why})")
@@ -81,13 +81,12 @@ class Adversarial(Plugin):
                 'the update is not that of one large batch; attack = "output" is exact.'
             )
 
-    def _form(self, stage: Stage, name: str, embedding: nn.Embedding) -> tuple[Form, str]:
+    def _form(self, stage: Stage, name: str, embedding: nn.Embedding, where: str) -> tuple[Form, str]:
         """What is moved, and why."""
         frozen = not embedding.weight.requires_grad
         if self.config.attack == "table" and frozen:
             raise RecipeError(
-                f"stage '{stage.plan.name}': plugin '{self.name}': attack = \"table\" needs the gradient of {name}, "
-                'which is frozen here; take attack = "output".'
+                f'{where}: attack = "table" needs the gradient of {name}, which is frozen here; take attack = "output".'
             )
         if self.config.attack is not None:
             return self.config.attack, "as asked for"
