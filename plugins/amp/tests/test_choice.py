@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from potstill_amp.choice import PATIENCE, fastest, measured, slowest_rank, step_times
+from potstill_amp.choice import PATIENCE, fastest, measured, slowest_rank, step_times, try_out
 
 from potstill.checkpoint import own_random, random_state
 from potstill.context import Context
+from potstill.errors import ModelError
 from potstill.progress import Progress
 from potstill.recipe import parse
 from potstill.runner import expanded
@@ -43,14 +45,14 @@ def test_every_dtype_does_a_growing_batch_and_three_whole_steps_of_which_the_fas
     assert machine.steps == [(dtype, rows) for dtype in machine.seconds for rows in (1, 2, 4, 8, 10, 10, 10)]
 
 
-def test_a_dtype_is_broken_off_when_it_took_longer_than_float32_altogether() -> None:
+def test_a_dtype_is_given_up_when_it_took_longer_than_float32_altogether() -> None:
     machine = Machine(float32=1.0, bfloat16=100.0, float16=0.5)
     assert machine.times() == {"float32": 10.0, "bfloat16": None, "float16": 5.0}
     # float32 took 1 + 2 + 4 + 8 + 3 * 10 = 45 seconds; a single row was enough to see
     assert [rows for dtype, rows in machine.steps if dtype == "bfloat16"] == [1]
 
 
-def test_a_slow_first_step_within_a_second_breaks_nothing_off() -> None:
+def test_a_slow_first_step_within_a_second_gives_nothing_up() -> None:
     machine = Machine(float32=1e-3, bfloat16=5e-4)
     plain = machine.step
 
@@ -61,6 +63,22 @@ def test_a_slow_first_step_within_a_second_breaks_nothing_off() -> None:
 
     times = step_times(loads_first, ("float32", "bfloat16"), 10, machine.clock)
     assert times == pytest.approx({"float32": 10e-3, "bfloat16": 5e-3})
+
+
+def test_a_dtype_that_the_machine_lacks_is_given_up_and_an_error_in_float32_is_none_of_its() -> None:
+    machine = Machine(float32=1.0, bfloat16=0.1)
+
+    def lacks(what: str) -> Any:
+        def step(dtype: str, rows: int) -> None:
+            if dtype == what:
+                raise RuntimeError("could not create a primitive")
+            machine.step(dtype, rows)
+
+        return step
+
+    assert step_times(lacks("bfloat16"), ("float32", "bfloat16"), 2, machine.clock) == {"float32": 2, "bfloat16": None}
+    with pytest.raises(RuntimeError, match="primitive"):
+        step_times(lacks("float32"), ("float32", "bfloat16"), 2, machine.clock)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +110,24 @@ def stage(tmp_path: Path) -> Stage:
     tables["student"]["config"] = bert(1)  # with dropout
     plan = expanded(parse(tables))
     return Stage(Context(plan, tmp_path, write_data(tmp_path), progress=Progress()), plan.stages[0])
+
+
+def test_a_student_that_the_machine_cannot_train_in_a_dtype_is_refused(stage: Stage) -> None:
+    rows = stage.examples("train")
+    assert rows is not None
+    try_out(stage, rows, "bfloat16")
+
+    def cannot(module: Any, args: Any) -> None:
+        if torch.is_autocast_enabled("cpu"):
+            raise RuntimeError("could not create a primitive descriptor\nfor this")
+
+    stage.student.module.classifier.register_forward_pre_hook(cannot)
+    told = (
+        "The student, a BertForSequenceClassification, cannot be trained in bfloat16 on this machine (could not create "
+        'a primitive descriptor); set dtype = "auto" or "float32" in [stage.amp].'
+    )
+    with pytest.raises(ModelError, match=re.escape(told)):
+        try_out(stage, rows, "bfloat16")
 
 
 def test_a_real_measurement_times_both_and_leaves_no_trace(stage: Stage) -> None:

@@ -272,7 +272,7 @@ def test_a_chosen_dtype_is_told_with_its_times_and_kept_by_a_resumed_stage(
     other = engine(data, tmp_path / "other", monkeypatch, updates=2)
     other.train()
     [note] = other.stage.progress.notes  # type: ignore[attr-defined]
-    assert note.endswith("amp computes in float32 (a step of the student: float32 10 ms, bfloat16 broken off, slower).")
+    assert note.endswith("amp computes in float32 (a step of the student: float32 10 ms, bfloat16 given up).")
 
 
 def test_tf32_is_allowed_until_the_stage_is_over_and_changes_the_key_on_cuda_alone() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import nn
+
+from potstill.errors import ModelError
+from potstill.places import first_line
 
 if TYPE_CHECKING:
     from potstill.data.examples import Examples
@@ -24,7 +28,7 @@ PATIENCE = 1.0
 """Seconds that any dtype may take, however fast float32 is: the first step in it loads kernels."""
 
 Times = dict[str, float | None]
-"""Seconds a step takes, by dtype; None for one that was broken off."""
+"""Seconds a step takes, by dtype; None for one that was given up."""
 
 
 def candidates(device: str) -> tuple[str, ...]:
@@ -35,7 +39,7 @@ def candidates(device: str) -> tuple[str, ...]:
 def step_times(
     step: Callable[[str, int], None], dtypes: Sequence[str], rows: int, clock: Callable[[], float] = perf_counter
 ) -> Times:
-    """Times a step in each dtype; one that takes longer than float32 took altogether is broken off.
+    """Times a step in each dtype; one that takes longer than float32 took altogether, or cannot be done, is given up.
 
     The batch grows from one row by doubling, so that a dtype a hundred times slower than float32 is found out by a
     small one.
@@ -49,20 +53,32 @@ def step_times(
     times: Times = {}
     limit = math.inf
     for dtype in dtypes:
-        spent, whole = 0.0, []
-        for count in _growing(rows):
-            begun = clock()
-            step(dtype, count)
-            seconds = clock() - begun
-            spent += seconds
-            if count == rows:
-                whole.append(seconds)
-            if spent > limit:
-                break
-        times[dtype] = min(whole) if len(whole) == REPEATS else None
+        times[dtype], spent = _time(functools.partial(step, dtype), rows, limit, clock)
         if dtype == "float32":
             limit = max(spent, PATIENCE)
     return times
+
+
+def _time(
+    step: Callable[[int], None], rows: int, limit: float, clock: Callable[[], float]
+) -> tuple[float | None, float]:
+    """Seconds of the fastest whole step, None where all together take longer than `limit`; and of all together."""
+    spent, whole = 0.0, []
+    for count in _growing(rows):
+        begun = clock()
+        try:
+            step(count)
+        except RuntimeError:
+            if limit == math.inf:  # float32
+                raise
+            return None, spent
+        seconds = clock() - begun
+        spent += seconds
+        if count == rows:
+            whole.append(seconds)
+        if spent > limit:
+            return None, spent
+    return min(whole), spent
 
 
 def _growing(rows: int) -> list[int]:
@@ -92,21 +108,41 @@ def measured(stage: Stage, rows: Examples) -> Times:
     """
     ranks = stage.context.ranks
     indices = _middling(stage, rows, ranks.world)
-    observer, parameters = stage.observer("student"), list(stage.student.module.parameters())
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    with _buffers_kept(stage.student.module):
+        times = step_times(_student_step(stage, rows, indices), candidates(ranks.device.type), len(indices))
+    return slowest_rank(ranks.gather(times))
+
+
+def try_out(stage: Stage, rows: Examples, dtype: str) -> None:
+    """Does one step on one row.
+
+    Raises: ModelError where the device has an operation of the student's not in this dtype.
+    """
+    with _buffers_kept(stage.student.module):
+        try:
+            _student_step(stage, rows, np.arange(1))(dtype, 1)
+        except RuntimeError as error:
+            raise ModelError(
+                f"The student, a {type(stage.student.module).__name__}, cannot be trained in {dtype} on this machine "
+                f'({first_line(error)}); set dtype = "auto" or "float32" in [stage.amp].'
+            ) from error
+
+
+def _student_step(stage: Stage, rows: Examples, indices: np.ndarray) -> Callable[[str, int], None]:
+    """A function that runs the student forward and backward, in a dtype, on so many of the rows."""
+    device, observer = stage.context.ranks.device, stage.observer("student")
+    trained = [parameter for parameter in stage.student.module.parameters() if parameter.requires_grad]
 
     def step(dtype: str, count: int) -> None:
-        batch = rows.batch(indices[:count]).to(ranks.device)
-        with torch.autocast(ranks.device.type, getattr(torch, dtype), enabled=dtype != "float32"):
+        batch = rows.batch(indices[:count]).to(device)
+        with torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32"):
             raw, outputs = observer(batch.student)
         logits = stage.with_logits(raw, outputs).logits
         torch.autograd.grad(logits.float().square().mean(), trained, allow_unused=True)
-        if ranks.device.type != "cpu":
+        if device.type != "cpu":
             torch.accelerator.synchronize()  # what is timed is the work, not its being asked for
 
-    with _buffers_kept(stage.student.module):
-        times = step_times(step, candidates(ranks.device.type), len(indices))
-    return slowest_rank(ranks.gather(times))
+    return step
 
 
 def _middling(stage: Stage, rows: Examples, world: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from potstill.checkpoint import own_random
 from potstill.errors import TrainingError
 from potstill.optimizer import Precision
-from potstill_amp.choice import Times, fastest, measured
+from potstill_amp.choice import Times, fastest, measured, try_out
 from potstill_amp.teacher import check, lowered, sentence
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ class Mixed(Precision):
         with own_random(stage.seed):
             if self.dtype == "auto":
                 self._choose(stage, rows)
+            elif self.dtype != "float32":
+                try_out(stage, rows, self.dtype)
             self._lower_teachers(stage, rows)
         told = stage.explained.setdefault("amp", {})
         told.update(dtype=self.dtype, **({"teacher_dtype": self._teacher} if stage.looks_at_teacher else {}))
@@ -73,7 +75,7 @@ class Mixed(Precision):
         self._times = measured(stage, rows)
         self.dtype = fastest(self._times)
         told = ", ".join(
-            f"{dtype} {'broken off, slower' if seconds is None else f'{1000 * seconds:.3g} ms'}"
+            f"{dtype} {'given up' if seconds is None else f'{1000 * seconds:.3g} ms'}"
             for dtype, seconds in self._times.items()
         )
         stage.progress.note(f"{stage.plan.name}: amp computes in {self.dtype} (a step of the student: {told}).")

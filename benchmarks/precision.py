@@ -1,0 +1,205 @@
+"""Time of a step in float32, with the student in half precision, with the teacher in it, and with both.
+
+    python benchmarks/precision.py [--rounds 5] [--updates 8] [--threads 1] [--dtypes bfloat16 float16] [--out FILE.md]
+
+A BERT of 12 × 384 teaches one of 4 × 384 by hinton, on made-up rows of one length, through the engine and the plugin
+`amp`. Every turn is a process of its own; the variants take turns, and float32 is run in every round. CPU time is
+counted from the end of the warm-up to the last update; on a GPU look at the wall time. The variant "auto" says what
+`dtype = "auto"` took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from datetime import date
+from pathlib import Path
+from statistics import median
+from time import perf_counter, process_time
+from typing import Any
+
+WARMUP = 2
+WORDS = [f"w{number}" for number in range(1000)]
+LABELS = ["a", "b", "c", "d"]
+
+
+def variants(dtypes: list[str]) -> dict[str, dict[str, str]]:
+    """The options of `amp` by the name of the variant."""
+    found = {"float32": {"dtype": "float32"}}
+    for dtype in dtypes:
+        found[f"student {dtype}"] = {"dtype": dtype, "teacher_dtype": "float32"}
+        found[f"teacher {dtype}"] = {"dtype": "float32", "teacher_dtype": dtype}
+        found[f"both {dtype}"] = {"dtype": dtype, "teacher_dtype": dtype}
+    return {**found, "auto": {"dtype": "auto"}}
+
+
+def model(layers: int, width: int, length: int, words: Any) -> Any:
+    """A BERT with random weights and no dropout."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    from potstill.models import Model
+
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=12,
+        intermediate_size=4 * width,
+        max_position_embeddings=length,
+        num_labels=len(LABELS),
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    return Model(BertForSequenceClassification(config), words)
+
+
+def stage_of(options: dict[str, str], told: argparse.Namespace, folder: Path, ticks: list[tuple[float, float]]) -> Any:
+    """A stage on made-up rows; CPU and wall time are noted when the warm-up and when all updates are over."""
+    import torch
+    from datasets import Dataset
+
+    from potstill import loader
+    from potstill.context import Context
+    from potstill.plugin import Plugin, hookimpl
+    from potstill.progress import Progress
+    from potstill.recipe import parse
+    from potstill.runner import expanded
+    from potstill.stage import Stage
+    from potstill.tokenizers import load_tokenizer
+
+    updates = WARMUP + told.updates
+
+    class Clock(Plugin):
+        name = "clock"
+
+        @hookimpl
+        def on_update(self, update: Any) -> None:
+            if update.number in (WARMUP, updates):
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                ticks.append((process_time(), perf_counter()))
+
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    words = load_tokenizer("vocab.txt", folder)
+    rows = told.batch * updates
+    texts = [" ".join(WORDS[(7 * row + 13 * at) % 1000] for at in range(told.length - 2)) for row in range(rows)]
+    table = Dataset.from_dict({"text": texts, "label": [LABELS[row % 4] for row in range(rows)]})
+    stage = {
+        "name": "distil",
+        "updates": updates,
+        "batch_size": told.batch,
+        "learning_rate": 1e-4,
+        "plugins": ["hinton", "amp"],
+        "amp": {**options, "teacher_tolerance": 1.0},
+        "teacher_once": False,
+        "checkpoint_every": 10**6,
+    }
+    tables = {"data": {"max_length": told.length}, "task": {"labels": LABELS}, "stage": [stage]}
+    recipe = expanded(parse(tables), teacher_given=True)
+    torch.manual_seed(0)
+    given = {side: model(layers, told.width, told.length, words) for side, layers in (("teacher", 12), ("student", 4))}
+    context = Context(recipe, folder, folder, progress=Progress(), given=given, tables={"train": table})
+    plain = loader.stage_plugins
+    loader.stage_plugins = lambda recipe, plan: [*plain(recipe, plan), Clock(None)]  # type: ignore[assignment]
+    return Stage(context, recipe.stages[0])
+
+
+def measure(options: dict[str, str], told: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Milliseconds a step, and the dtype of the student."""
+    from potstill.engine import Engine
+
+    ticks: list[tuple[float, float]] = []
+    stage = stage_of(options, told, folder, ticks)
+    with stage.exit:
+        Engine(stage, folder).train()
+    (cpu, wall), (cpu_end, wall_end) = ticks
+    return {
+        "cpu_ms": 1000 * (cpu_end - cpu) / told.updates,
+        "wall_ms": 1000 * (wall_end - wall) / told.updates,
+        "dtype": stage.explained["amp"]["dtype"],
+    }
+
+
+def turn(name: str, told: argparse.Namespace) -> dict[str, Any]:
+    """One turn in a process of its own."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(told.threads), "TOKENIZERS_PARALLELISM": "false"}
+    sizes = [f"--{key}={getattr(told, key)}" for key in ("updates", "batch", "length", "width")]
+    words = [sys.executable, __file__, "--turn", name, *sizes, "--dtypes", *told.dtypes]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def machine() -> str:
+    """The GPU, or the processor and its instructions."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.processor() or platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def report(results: dict[str, list[dict[str, Any]]], told: argparse.Namespace) -> str:
+    """Markdown: medians, and the ratio to float32 in the same round."""
+    import torch
+
+    from potstill.report.table import markdown
+
+    rows = []
+    for name, turns in results.items():
+        ratios = {
+            kind: median(base[kind] / one[kind] for one, base in zip(turns, results["float32"], strict=True))
+            for kind in ("cpu_ms", "wall_ms")
+        }
+        rows.append(
+            {
+                "variant": name,
+                "student in": ", ".join(sorted({one["dtype"] for one in turns})),
+                "CPU ms a step": f"{median(one['cpu_ms'] for one in turns):.1f}",
+                "times as fast, CPU": f"{ratios['cpu_ms']:.2f}",
+                "wall ms a step": f"{median(one['wall_ms'] for one in turns):.1f}",
+                "times as fast, wall": f"{ratios['wall_ms']:.2f}",
+            }
+        )
+    facts = (
+        f"{date.today()}: 12 × {told.width} teaches 4 × {told.width}, batch {told.batch} × {told.length}, "
+        f"{told.updates} updates a turn, {told.rounds} rounds, {told.threads} thread(s); "
+        f"{machine()}, torch {torch.__version__}, load {os.getloadavg()[0]:.1f} at the end."
+    )
+    return f"{facts}\n\n{markdown(rows)}\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--updates", type=int, default=8, help=f"counted, after a warm-up of {WARMUP}")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--length", type=int, default=64)
+    parser.add_argument("--width", type=int, default=384)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--dtypes", nargs="+", choices=["bfloat16", "float16"], default=["bfloat16"])
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--turn", help=argparse.SUPPRESS)
+    told = parser.parse_args()
+    if told.turn:
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps(measure(variants(told.dtypes)[told.turn], told, Path(folder))))
+        return
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in variants(told.dtypes)}
+    for _ in range(told.rounds):
+        for name, turns in results.items():
+            turns.append(turn(name, told))
+            print(name, turns[-1], file=sys.stderr, flush=True)
+    text = report(results, told)
+    told.out.write_text(text, encoding="utf-8") if told.out else print(text)
+
+
+if __name__ == "__main__":
+    main()
