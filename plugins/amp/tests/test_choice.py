@@ -119,7 +119,7 @@ def test_a_student_that_the_machine_cannot_train_in_a_dtype_is_refused(stage: St
 
     def cannot(module: Any, args: Any) -> None:
         if torch.is_autocast_enabled("cpu"):
-            raise RuntimeError("could not create a primitive descriptor\nfor this")
+            raise RuntimeError("could not create a primitive descriptor. Run it verbosely")
 
     stage.student.module.classifier.register_forward_pre_hook(cannot)
     told = (

@@ -267,7 +267,10 @@ def test_a_chosen_dtype_is_told_with_its_times_and_kept_by_a_resumed_stage(
     again.train()
     assert again.at.update == 4
     assert again.stage.progress.notes == []  # type: ignore[attr-defined]
-    assert again.stage.precision.dtype == "bfloat16"  # type: ignore[attr-defined]
+    assert again.stage.explained["amp"] == {
+        "dtype": "bfloat16",
+        "seconds_a_step": {"float32": 0.04, "bfloat16": 0.01},
+    }
 
     other = engine(data, tmp_path / "other", monkeypatch, updates=2)
     other.train()

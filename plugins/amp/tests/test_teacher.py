@@ -154,6 +154,20 @@ def test_a_teacher_too_large_for_float16_is_refused(
         training.train()
 
 
+def test_a_teacher_that_the_machine_cannot_run_in_half_precision_is_refused(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(module: nn.Module, args: Any) -> None:
+        if module.weight.dtype == torch.bfloat16:
+            raise RuntimeError("could not create a primitive descriptor. Run it verbosely")
+
+    training = engine(data, tmp_path, monkeypatch)
+    training.stage.teacher.module.bert.embeddings.LayerNorm.register_forward_pre_hook(cannot)
+    told = r"The teacher, a BertForSequenceClassification, cannot compute in bfloat16 .*descriptor\); set teacher_dtype"
+    with pytest.raises(ModelError, match=told):
+        training.train()
+
+
 def test_a_wider_tolerance_lets_it_through(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match="teacher_tolerance is 0.0001"):
         engine(data, tmp_path / "tight", monkeypatch, teacher_tolerance=1e-4).train()

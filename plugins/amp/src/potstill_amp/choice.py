@@ -124,7 +124,7 @@ def try_out(stage: Stage, rows: Examples, dtype: str) -> None:
         except RuntimeError as error:
             raise ModelError(
                 f"The student, a {type(stage.student.module).__name__}, cannot be trained in {dtype} on this machine "
-                f'({first_line(error)}); set dtype = "auto" or "float32" in [stage.amp].'
+                f'({first_line(error).split(". ")[0]}); set dtype = "auto" or "float32" in [stage.amp].'
             ) from error
 
 

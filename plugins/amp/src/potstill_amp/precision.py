@@ -65,7 +65,9 @@ class Mixed(Precision):
                 try_out(stage, rows, self.dtype)
             self._lower_teachers(stage, rows)
         told = stage.explained.setdefault("amp", {})
-        told.update(dtype=self.dtype, **({"teacher_dtype": self._teacher} if stage.looks_at_teacher else {}))
+        told |= {"dtype": self.dtype} | ({"seconds_a_step": self._times} if self._times else {})
+        if stage.looks_at_teacher:
+            told["teacher_dtype"] = self._teacher
         if self.dtype == "float16":
             # A rank without rows in the first update scales nothing, and has to unscale.
             self._scaler.scale(torch.zeros((), device=self._device))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from potstill.errors import ModelError
 from potstill.features import Feature
 from potstill.observe import Observer, Outputs
+from potstill.places import first_line
 
 if TYPE_CHECKING:
     from potstill.data.examples import Examples
@@ -51,14 +52,23 @@ def convert(module: nn.Module, dtype: torch.dtype) -> None:
 
 
 def lowered(stage: Stage, rows: Examples, dtype: torch.dtype) -> Difference | None:
-    """Converts every teacher that is looked at; the feature that changes most by it, None without a teacher."""
+    """Converts every teacher that is looked at; the feature that changes most by it, None without a teacher.
+
+    Raises: ModelError where the device has an operation of a teacher's not in this dtype.
+    """
     batches = [batch for group in stage.batches(rows.lengths, 0) for batch in group][:CHECKED]
     found = []
     for side in sorted(set(stage.observed) - {"student"}):
         observer = stage.observer(side)
         before = _features(stage, observer, rows, batches)
         convert(observer.module, dtype)
-        after = _features(stage, observer, rows, batches)
+        try:
+            after = _features(stage, observer, rows, batches)
+        except RuntimeError as error:
+            raise ModelError(
+                f"The {side}, a {type(observer.module).__name__}, cannot compute in {str(dtype).split('.')[1]} on this "
+                f'machine ({first_line(error).split(". ")[0]}); set teacher_dtype = "float32" in [stage.amp].'
+            ) from error
         found += [
             Difference(side, getattr(name, "name", str(name)), difference(before[name], after[name])) for name in before
         ]
