@@ -1,13 +1,14 @@
-"""Kills runs of five recipes with SIGKILL at random moments, resumes them, and compares with runs left alone.
+"""Kills runs with SIGKILL at random moments, resumes them, and compares with runs left alone.
 
-    python -m tests.kill SCRATCH [--trials 50] [--seed 0] [--rows 300]
+    python -m tests.kill SCRATCH [--trials 50 | --pairs 20] [--seed 0] [--rows 300]
 
-The recipes: one supervised stage; a BERT teacher and a BiLSTM student with tokenizers of their own, soft targets and
-accumulation; a stage that trains the teacher, one for the student, and an ONNX export; the same with a training that
-becomes two, and with an assistant in between. Every run has a cache of its
-own, so that moments fall into tokenizing too; some are killed once more while they go on. Prints a line a trial: when
-the run was killed, what it had done by then, and whether all that it left came out bit-identical. Exit code 1 where
-something did not. Every run is a fork of this process, which itself only imports, so that a trial costs no start-up.
+Without --pairs, five recipes in turn: one supervised stage; a BERT teacher and a BiLSTM student with tokenizers of
+their own, soft targets and accumulation; a stage that trains the teacher, one for the student, and an ONNX export; the
+same with a training that becomes two, and with an assistant in between. With it, so many pairs of plugins, drawn at
+random. Every run has a cache of its own, so that moments fall into tokenizing too; some are killed once more while they
+go on. Prints a line a trial: when the run was killed, what it had done by then, and whether all that it left came out
+bit-identical. Exit code 1 where something did not. Every run is a fork of this process, which itself only imports, so
+that a trial costs no start-up.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from potstill.testing.tiny import bert, recipe, student_only, write_data
+from tests.composition.plugins import CHARACTERS, PAIRS, REFUSED, together
 from tests.nursery import import_all
 
-CHARACTERS = ["<PAD>", "<UNK>", " ", *"abcdefghijklmnopqrstuvwxyz"]
 AGAIN = 0.4
 """How often a run is killed once more while it goes on."""
 
@@ -85,8 +86,8 @@ RECIPES: dict[str, Callable[[], dict[str, Any]]] = {
 class Trials:
     """Runs of one recipe, killed and left alone."""
 
-    def __init__(self, name: str, data: Path, scratch: Path) -> None:
-        self._tables, self._data, self._scratch = RECIPES[name](), data, scratch / name.replace(" ", "-")
+    def __init__(self, name: str, tables: dict[str, Any], data: Path, scratch: Path) -> None:
+        self._tables, self._data, self._scratch = tables, data, scratch / name.replace(" ", "-")
         self.reference = self._scratch / "left-alone"
         self.seconds = self.finish(self.reference)
 
@@ -143,26 +144,40 @@ class Trials:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scratch", type=Path, help="an empty or new folder")
-    parser.add_argument("--trials", type=int, default=50, help="over all recipes")
+    parser.add_argument("--trials", type=int, default=50, help="over the five recipes")
+    parser.add_argument("--pairs", type=int, default=0, help="instead, a trial each of so many pairs of plugins")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--rows", type=int, default=300, help="training rows, so many as make a run last some seconds")
     told = parser.parse_args()
     import_all()
     draw = random.Random(told.seed)
     data = prepared(told.scratch, told.rows)
-    different = 0
-    for place, name in enumerate(RECIPES):
-        numbers = range(place, told.trials, len(RECIPES))
-        trials = Trials(name, data, told.scratch) if numbers else None
-        for number in numbers if trials else ():
-            kills, wrong = trials.killed(number, draw)
-            different += bool(wrong)
+    done = different = 0
+    for name, tables, count in pairs(told.pairs, draw) if told.pairs else recipes(told.trials):
+        trials = Trials(name, tables, data, told.scratch)
+        for _ in range(count):
+            kills, wrong = trials.killed(done, draw)
+            done, different = done + 1, different + bool(wrong)
             print(
                 f"{name}: killed after {kills} of {trials.seconds:5.2f} s: {'; '.join(wrong) or 'identical'}",
                 flush=True,
             )
-    print(f"{told.trials - different} of {told.trials} identical")
+    print(f"{done - different} of {done} identical")
     return int(different > 0)
+
+
+def recipes(trials: int) -> Iterator[tuple[str, dict[str, Any], int]]:
+    """Each of the recipes with its share of the trials."""
+    for place, name in enumerate(RECIPES):
+        if count := len(range(place, trials, len(RECIPES))):
+            yield name, RECIPES[name](), count
+
+
+def pairs(trials: int, draw: random.Random) -> Iterator[tuple[str, dict[str, Any], int]]:
+    """So many pairs of plugins, a trial each."""
+    for pair in draw.sample([pair for pair in PAIRS if frozenset(pair) not in REFUSED], trials):
+        tables = together(pair, "teacher", updates=60, checkpoint_every=7, log_every=3)
+        yield " + ".join(pair), tables, 1
 
 
 def prepared(scratch: Path, rows: int) -> Path:
@@ -171,8 +186,9 @@ def prepared(scratch: Path, rows: int) -> Path:
     data.mkdir(parents=True)
     write_data(data, train=rows, validation=rows // 4)
     (data / "characters.txt").write_text("\n".join(CHARACTERS) + "\n", encoding="utf-8")
-    teacher = Trials("plain", data, scratch / "teacher").reference / "model"
-    shutil.copytree(teacher, data / "teacher")
+    tables = recipe(teacher={"config": bert(4), "tokenizer": "vocab.txt"})
+    trained = Trials("teacher", {**tables, "stage": tables["stage"][:1]}, data, scratch)
+    shutil.copytree(trained.reference / "model", data / "teacher")
     return data
 
 

@@ -17,7 +17,6 @@ from transformers import PreTrainedTokenizerBase
 from potstill import loader
 from potstill.batch import UNITS, Batch, Unit
 from potstill.checkpoint import seed_everything
-from potstill.context import same_tokenizer
 from potstill.data.batching import bucketed
 from potstill.errors import ModelError, PluginError, RecipeError
 from potstill.features import LOGITS, Feature
@@ -29,15 +28,13 @@ from potstill.recall import teacher_logits
 from potstill.recipe import DataConfig, ModelConfig, Recipe, StagePlan
 from potstill.references import teacher_side
 from potstill.schedule import multiplier, warmup_updates
+from potstill.slots import Slots
 from potstill.stagemodels import StageModels
 
 if TYPE_CHECKING:
     from potstill.context import Context
     from potstill.data.examples import Examples
     from potstill.data.transform import Transform
-
-SLOTS = ("sampler", "batching", "precision", "optimizer", "scheduler", "clip")
-"""What one plugin at most may decide in a stage, by `stage.claim`."""
 
 
 class Stage:
@@ -72,7 +69,7 @@ class Stage:
         self.total_updates = self.updates_per_epoch = 0
         self._observed: dict[str, set[Feature]] = {"student": {LOGITS}}
         self._observers: dict[str, Observer] = {}
-        self._claims: dict[str, tuple[Any, str]] = {}
+        self._slots = Slots(plan.name)
         self._rates: dict[Tensor, float] = {}
         self._setting_up = "core"
         self._after_setup: list[tuple[str, Callable[[], None]]] = []
@@ -90,7 +87,7 @@ class Stage:
         except BaseException:
             self.exit.close()
             raise
-        self.precision: Precision = self._slot("precision", Precision())
+        self.precision: Precision = self._slots.get("precision", Precision())
 
     # what plugins use
 
@@ -166,19 +163,12 @@ class Stage:
         return self.teacher_names if wanted <= {LOGITS} and self.teacher_names else (self._models.only(),)
 
     def claim(self, slot: str, value: Any) -> None:
-        """Decides something that only one plugin may decide; see `SLOTS`.
+        """Decides something that only one plugin may decide; see `potstill.slots.SLOTS`.
 
         Raises:
             PluginError: no such slot, or another plugin has it.
         """
-        if slot not in SLOTS:
-            raise PluginError(f"There is no slot '{slot}'; the slots are {', '.join(SLOTS)}.")
-        if slot in self._claims:
-            raise PluginError(
-                f"The plugins '{self._claims[slot][1]}' and '{self._setting_up}' both want the slot '{slot}' in the "
-                f"stage '{self.plan.name}'; only one may have it."
-            )
-        self._claims[slot] = (value, self._setting_up)
+        self._slots.claim(slot, value, by=self._setting_up)
 
     def add_module(self, name: str, module: nn.Module) -> None:
         """Adds a module (a projection) that is optimized, clipped and checkpointed, and dropped at export.
@@ -239,7 +229,7 @@ class Stage:
     @property
     def owners(self) -> dict[str, str]:
         """The slots that plugins claimed, and by which plugin."""
-        return {slot: name for slot, (_, name) in self._claims.items()}
+        return self._slots.owners
 
     @property
     def supervised_weight(self) -> float:
@@ -303,8 +293,8 @@ class Stage:
         def sampler(lengths: np.ndarray, batch_size: int, epoch: int) -> list[np.ndarray]:
             return bucketed(lengths, batch_size, seed=self.seed, epoch=epoch)
 
-        rows = self._slot("sampler", sampler)(lengths, self.plan.batch_size, epoch)
-        return list(self._slot("batching", _one_by_one)(rows))
+        rows = self._slots.get("sampler", sampler)(lengths, self.plan.batch_size, epoch)
+        return list(self._slots.get("batching", _one_by_one)(rows))
 
     def count_updates(self, lengths: np.ndarray) -> None:
         """Sets `total_updates` and `updates_per_epoch`, now that the rows are there.
@@ -323,12 +313,12 @@ class Stage:
     def make_optimizer(self) -> Any:
         """The optimizer over everything trained."""
         groups = parameter_groups([self.student.module, *self.modules.values()], self.plan, self._rates)
-        return self._slot("optimizer", adamw)(groups, self.plan)
+        return self._slots.get("optimizer", adamw)(groups, self.plan)
 
     @property
     def clip(self) -> Callable[[list[Tensor]], Tensor]:
         """How gradients are clipped."""
-        clip: Callable[[list[Tensor]], Tensor] = self._slot("clip", clip_norm(self.plan.clip))
+        clip: Callable[[list[Tensor]], Tensor] = self._slots.get("clip", clip_norm(self.plan.clip))
         return clip
 
     def learning_rate_factor(self, applied: int) -> float:
@@ -338,7 +328,7 @@ class Stage:
             plan = self.plan
             return multiplier(plan.schedule, applied, total, plan.warmup, plan.warmup_start)
 
-        return float(self._slot("scheduler", schedule)(applied, self.total_updates))
+        return float(self._slots.get("scheduler", schedule)(applied, self.total_updates))
 
     def weights(self) -> dict[str, Any]:
         """All that is trained: the student and the added modules."""
@@ -366,11 +356,8 @@ class Stage:
             plugin.load_state_dict(state["plugins"][plugin.name])
         self.precision.load_state_dict(state["precision"])
 
-    def _slot(self, slot: str, default: Any) -> Any:
-        return self._claims[slot][0] if slot in self._claims else default
-
     def _setup(self) -> None:
-        self._check_requirements()
+        self._models.check_requirements(self.plugins)
         # One plugin at a time, so that a claim knows who makes it.
         everyone = self._manager.get_plugins()
         for plugin in [*self.plugins]:
@@ -387,21 +374,6 @@ class Stage:
                 f"{fresh[-1]} a value; add a stage with trains = 'teacher' before, or name a "
                 "fine-tuned model."
             )
-
-    def _check_requirements(self) -> None:
-        for plugin in self.plugins:
-            if "teacher" in plugin.requires and not self.teacher_names:
-                raise PluginError(
-                    f"The plugin '{plugin.name}' needs a teacher, and the stage '{self.plan.name}' has none; "
-                    "add a [teacher] table or a stage that trains one."
-                )
-            if "same-tokenizer" in plugin.requires and not same_tokenizer(
-                self.student.tokenizer, self.teacher_tokenizer
-            ):
-                raise PluginError(
-                    f"The plugin '{plugin.name}' compares position by position, so teacher and student must share a "
-                    f"tokenizer; in the stage '{self.plan.name}' they do not."
-                )
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:

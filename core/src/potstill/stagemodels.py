@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import weakref
+from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from potstill import checkpoint
 from potstill.context import same_tokenizer
-from potstill.errors import ModelError
+from potstill.errors import ModelError, PluginError
 from potstill.models import Model, load_model
+from potstill.plugin import Plugin
 from potstill.references import FRESH, stage_named, tables_used, teacher_side
 from potstill.settings import ModelConfig, Reference
 from potstill.tokenizers import load_tokenizer
@@ -110,6 +112,25 @@ class StageModels:
                     "tokenizers, and several teachers must share one."
                 )
         return words[0]
+
+    def check_requirements(self, plugins: Iterable[Plugin]) -> None:
+        """What plugins require of the models is there.
+
+        Raises: PluginError for a teacher or a shared tokenizer that is missing.
+        """
+        for plugin in plugins:
+            if "teacher" in plugin.requires and not self.names:
+                raise PluginError(
+                    f"The plugin '{plugin.name}' needs a teacher, and the stage '{self._plan.name}' has none; "
+                    "add a [teacher] table or a stage that trains one."
+                )
+            if "same-tokenizer" in plugin.requires and not same_tokenizer(
+                self._owner.student.tokenizer, self.tokenizer()
+            ):
+                raise PluginError(
+                    f"The plugin '{plugin.name}' compares position by position, so teacher and student must share a "
+                    f"tokenizer; in the stage '{self._plan.name}' they do not."
+                )
 
     def _tokenizer(self, name: str) -> PreTrainedTokenizerBase:
         reference, table = self._plan.every_teacher[name], self._teacher_table(name)
