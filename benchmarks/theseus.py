@@ -6,7 +6,7 @@ DATA_ROOT holds sst2/{train,dev}.parquet. TEACHER is the folder of a fine-tuned 
 benchmarks/sst2.py leaves in its scratch folder as teacher/model. Every student has 3 layers that start as the
 teacher's first three.
 
-1. The three layers, fine-tuned on the labels, try three learning rates; the best on the validation rows is kept for all.
+1. The three layers, fine-tuned on the labels, try three learning rates; the best on the validation rows is kept.
 2. Every method: three seeds, equally many updates over the same rows in the same order.
 
 Theseus replaces with a rate that rises from 0.3 to 1 over 70 % of the updates, or with a constant one of 0.5 for half
