@@ -88,7 +88,7 @@ def test_options_may_stand_in_the_student_s_table() -> None:
         ({"slop": 0.1}, "unknown key 'slop'. Did you mean 'slope'?"),
         ({"schedule": "cosine"}, "'schedule' = 'cosine' should be 'linear' or 'constant'"),
         ({"slope": 0.1, "full_after": 3}, "slope = 0.1 and full_after = 3 are both given"),
-        ({"full_after": 1.5}, "full_after"),
+        ({"full_after": 1.5}, "full_after = 1.5 is neither a whole number of updates nor a share of them up to 1"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(options: dict[str, Any], sentence: str) -> None:

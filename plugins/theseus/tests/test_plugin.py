@@ -223,6 +223,7 @@ def test_hinton_brings_soft_targets_and_the_map_of_layers_is_explained(rows: Pat
             "modules": ["student 1 ↔ teacher 1 to 2", "student 2 ↔ teacher 3 to 4"],
             "start": "bottom",
             "rate": "rising from 0.3, 1 after 70% of the updates",
+            "trains": "layers",
         }
     line = json.loads((tmp_path / "stage/metrics.jsonl").read_text().splitlines()[0])
     assert set(line["terms"]) == {"hinton.soft", "hinton.hard"}

@@ -94,7 +94,8 @@ def test_the_schedule_is_told_in_words(options: dict[str, object], told: str) ->
         ({"slope": 0.1, "schedule": "constant"}, "slope = 0.1 is for schedule = 'linear'"),
         ({"slope": 0.1, "full_after": 5}, "slope = 0.1 and full_after = 5 are both given"),
         ({"rate": 0.0}, "greater than 0"),
-        ({"full_after": 0}, "greater than or equal to 1"),
+        ({"full_after": 0}, "greater than 0"),
+        ({"full_after": 1.5}, "full_after = 1.5 is neither a whole number of updates nor a share of them up to 1"),
     ],
 )
 def test_options_that_cannot_be_are_told(options: dict[str, object], sentence: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -29,7 +29,7 @@ class TheseusConfig(PluginConfig):
     """How the replacing rate goes on from `rate`: in a line to 1, or not at all."""
     rate: float | None = Field(None, gt=0, le=1)
     """The replacing rate at the beginning. Left out: 0.3 where it rises, 0.5 where it is constant."""
-    full_after: Annotated[int, Field(ge=1, strict=True)] | Annotated[float, Field(gt=0, le=1)] | None = None
+    full_after: int | float | None = Field(None, gt=0)
     """The rate is 1 after this number, or share, of updates. Left out: 0.7 where it rises, never where constant."""
     slope: float | None = Field(None, ge=0)
     """k: what the rate rises by an update, instead of `full_after`."""
@@ -54,6 +54,10 @@ class TheseusConfig(PluginConfig):
             raise ValueError(f"slope = {self.slope:g} is for schedule = 'linear', and the schedule is 'constant'")
         if self.slope is not None and self.full_after is not None:
             raise ValueError(f"slope = {self.slope:g} and full_after = {self.full_after} are both given; give one")
+        if isinstance(self.full_after, float) and self.full_after > 1:
+            raise ValueError(
+                f"full_after = {self.full_after:g} is neither a whole number of updates nor a share of them up to 1"
+            )
         return self
 
     @property

@@ -60,8 +60,8 @@ def replaceable(student: Any, predecessor: Any) -> tuple[Replaceable, ...]:
     run = known.count // own.count
     runs = [range(first, first + run) for first in range(0, known.count, run)]
     _check_kinds(student, predecessor, runs)
-    if getattr(student.config, "use_cache", False):
-        student.config.use_cache = False  # a decoder's: by number of layer, and the predecessor's have more
+    if any(getattr(part, "is_causal", False) for part in student.modules()):
+        student.config.use_cache = False  # a decoder's: it goes by the number of a layer, and there are more
     # The copies read the student's config, as its own layers do: it says how attention is computed.
     layers = copy.deepcopy(known.modules, {id(predecessor.config): student.config})
     modules = tuple(

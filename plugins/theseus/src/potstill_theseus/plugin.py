@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from potstill.errors import ModelError, PluginError
@@ -14,7 +14,6 @@ from potstill_theseus.phases import parts_of
 if TYPE_CHECKING:
     from torch import nn
 
-    from potstill.features import Feature
     from potstill.models import Model
     from potstill.recipe import StagePlan
     from potstill.stage import Stage
@@ -37,7 +36,7 @@ class Theseus(Plugin):
         self.modules: tuple[Replaceable, ...] = ()
         self._applied = 0
         self._sampled: set[int] = set()
-        self._built = False
+        self._built = self._inner = False
 
     @hookimpl
     def expand_stage(self, plan: StagePlan) -> list[StagePlan] | None:
@@ -64,10 +63,12 @@ class Theseus(Plugin):
             self.modules = replaceable(student, stage.teacher.module)
             others += [value for module in self.modules for value in module.predecessor.parameters()]
             self._explain(stage)
+            stage.after_setup(lambda: self._look(stage))
         for value in others:
             value.requires_grad_(self.config.clip == "all")
         if self.config.clip == "all":
             stage.scale_rate(others, 0.0)
+        stage.explain("trains", self.config.trains)
 
     @hookimpl(wrapper=True, tryfirst=True)  # the draw stands before anybody's pass, and holds for all of them
     def on_step(self, step: Step) -> Generator[None, Pass, Pass]:
@@ -120,16 +121,24 @@ class Theseus(Plugin):
         stage.explain("start", self.config.start if self._built else "as the recipe's student")
         stage.explain("rate", self.config.told())
 
+    def _look(self, stage: Stage) -> None:
+        """What all plugins together observe of the student can be had."""
+        inner = [feature for feature in stage.observed["student"] if not isinstance(feature, Output)]
+        attention = [feature for feature in inner if not isinstance(feature, Hidden)]
+        if attention and self.config.draw == "example":
+            raise PluginError(
+                f"theseus.draw = 'example' mixes rows of two layers, so {attention[0]} of the student cannot be "
+                "observed; take theseus.draw = 'batch'."
+            )
+        self._inner = bool(inner)
+
     # what a step does
 
     def _draw(self, step: Step) -> None:
         """Draws this micro-batch's modules, from what all ranks and a resumed run know too."""
         from potstill_theseus.replacing import draw
 
-        inner = [feature for feature in step.stage.observed["student"] if not isinstance(feature, Output)]
         by_row = self.config.draw == "example"
-        if by_row:
-            self._check_observed(inner)
         rate = self.config.rate_after(self._applied, step.stage.total_updates)
         keys = step.batch.index.cpu().numpy() if by_row else [step.micro]  # waits for the device
         drawn = draw(rate, len(self.modules), seed=step.stage.seed, update=step.update, keys=keys)
@@ -137,12 +146,4 @@ class Theseus(Plugin):
             together = bool((rows == rows[0]).all())
             module.replaced = bool(rows[0]) if together else rows.to(step.batch.index.device)
         # A loss inside, or behind kept modules alone, may depend on nothing that learns.
-        self.modules[0].anchored = bool(inner) or all(module.replaced is False for module in self.modules)
-
-    def _check_observed(self, inner: Sequence[Feature]) -> None:
-        hidden = [feature for feature in inner if not isinstance(feature, Hidden)]
-        if hidden:
-            raise PluginError(
-                f"theseus.draw = 'example' mixes rows of two layers, so {hidden[0]} of the student cannot be observed; "
-                "take theseus.draw = 'batch'."
-            )
+        self.modules[0].anchored = self._inner or all(module.replaced is False for module in self.modules)
