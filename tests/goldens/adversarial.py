@@ -136,7 +136,7 @@ def fgm_gradient_accumulation(case: Case) -> Iterator[tuple[str, Tensor]]:
         step = Passes(model, *batch, scale)
         with attack.passing() as summed:
             step.gradients()
-        with attack.passing(attack.ascended((), summed, case.params["epsilon"], case.params["epsilon"])):
+        with attack.passing(attack.ascended(None, summed, case.params["epsilon"], case.params["epsilon"])):
             step.gradients("adversarial")
         shifts.append(step.shifts[1])
     yield "out.perturbation_naive", torch.stack(shifts)
@@ -151,7 +151,7 @@ def adversarial_silent_noop(case: Case) -> Iterator[tuple[str, Tensor]]:
         model = Bag(case)
         step = Passes(model, case["input_ids"], case["labels"])
         plugin = plugin_for(cls, model)
-        plugin.attack.ascended = lambda *_: []  # type: ignore[method-assign]
+        plugin.attack.ascended = lambda *_: None  # type: ignore[method-assign]
         yield from named("out.grad_clean", step.attacked(plugin))
         yield from named(f"out.grad_{name}", model.gradients())
 

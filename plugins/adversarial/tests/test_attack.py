@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from potstill_adversarial.attack import TableAttack
+from potstill_adversarial.perturbation import TABLE, ascended
 from torch import Tensor
 
 from plugins.adversarial.tests.stages import gradients, run_steps, stage_of, steps_of, table_of
@@ -119,6 +121,22 @@ def test_cutting_an_update_changes_nothing_where_rows_are_moved_and_something_wh
         apart[attack] = max(float((whole[key] - parts[key]).abs().max()) for key in whole)
     assert apart["output"] < 1e-12
     assert apart["table"] > 1e-4
+
+
+def test_a_table_s_rows_may_join_between_steps_and_the_shift_is_that_of_the_whole_table() -> None:
+    table = torch.nn.Parameter(torch.randn(9, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
+    clean = table.detach().clone()
+    attack, shift, whole = TableAttack(table), None, None
+    for rows in ([2, 5], [5, 0, 8], [1]):
+        gradient = torch.zeros_like(table)
+        gradient[rows] = torch.arange(4 * len(rows), dtype=torch.float64).view(-1, 4) + 1
+        whole = ascended(whole, gradient, 0.4, 0.5, TABLE)
+        shift = attack.ascended(shift, [gradient], 0.4, 0.5)
+        with attack.passing(shift):
+            torch.testing.assert_close(table.detach() - clean, whole, rtol=1e-12, atol=1e-15)
+        assert torch.equal(table, clean)
+    assert shift is not None
+    assert shift.numbers.tolist() == [0, 1, 2, 5, 8]
 
 
 def test_the_default_moves_rows_where_micro_batches_are_accumulated_or_the_table_is_frozen(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,31 +16,26 @@ from torch.utils.hooks import RemovableHandle
 from potstill.errors import PluginError
 from potstill_adversarial.perturbation import EXAMPLE, TABLE, ascended
 
-Shifts = list[Tensor | None]
-"""By how much each place is moved, or the gradient there; None where there is none."""
+S = TypeVar("S")
+Places = list[Tensor | None]
+"""A tensor for each place where word vectors are moved; None where there is none."""
 
 
-class Attack(ABC):
-    """Moves word vectors in one or several places."""
+class Attack(ABC, Generic[S]):
+    """Moves word vectors by a shift S, for the time of a pass."""
 
-    over: ClassVar[tuple[int, int]]
-    """What one norm is taken over, in each place."""
-    _hooks: Sequence[RemovableHandle] = ()
+    _hooks: tuple[RemovableHandle, ...] = ()
 
     @abstractmethod
-    def passing(self, shifts: Sequence[Tensor | None] = ()) -> AbstractContextManager[Shifts]:
-        """Around one pass: every place is moved by its shift inside, and is as it was afterwards, whatever happens.
+    def passing(self, shift: S | None = None) -> AbstractContextManager[Places]:
+        """Around one pass: inside, word vectors are moved by the shift; afterwards they are as before, come what may.
 
         Yields: a list that holds the gradients of all places when the block is over.
         """
 
-    def ascended(self, shifts: Sequence[Tensor | None], gradients: Shifts, size: float, epsilon: float) -> Shifts:
-        """The shifts one step further up the gradients; a place without a gradient keeps its shift."""
-        so_far = shifts or [None] * len(gradients)
-        return [
-            shift if gradient is None else ascended(shift, gradient, size, epsilon, self.over)
-            for shift, gradient in zip(so_far, gradients, strict=True)
-        ]
+    @abstractmethod
+    def ascended(self, shift: S | None, gradients: Places, size: float, epsilon: float) -> S | None:
+        """The shift one step of length `size` further up the gradients, of a norm of at most epsilon."""
 
     def close(self) -> None:
         """Takes off what was put on the model."""
@@ -46,60 +43,93 @@ class Attack(ABC):
             hook.remove()
 
 
-class TableAttack(Attack):
-    """Moves an embedding table as a whole: one shift for all rows of a micro-batch, of one norm.
+@dataclass(frozen=True)
+class Rows:
+    """A shift of some rows of a table; the others stay.
 
-    The gradient is the parameter's `.grad`, so nothing else may be in there when the pass begins.
+    Attributes:
+        numbers: [rows], ascending.
+        values: [rows, width].
     """
 
-    over = TABLE
+    numbers: Tensor
+    values: Tensor
+
+    def among(self, numbers: Tensor) -> Tensor:
+        """The values of the rows `numbers`, ascending, which hold these rows too: 0 for the new ones."""
+        values = self.values.new_zeros(len(numbers), self.values.shape[1])
+        return values.index_copy_(0, torch.searchsorted(numbers, self.numbers), self.values)
+
+
+class TableAttack(Attack[Rows]):
+    """Moves an embedding table as a whole: one shift for all rows of a micro-batch, of one norm.
+
+    The gradient is the parameter's `.grad`, so nothing else may be in there when the pass begins. Only rows with a
+    gradient are touched: a batch has a thousand words, a table twenty thousand.
+    """
 
     def __init__(self, table: Tensor) -> None:
         self._table = table
 
     @contextmanager
-    def passing(self, shifts: Sequence[Tensor | None] = ()) -> Iterator[Shifts]:
-        gradients: Shifts = []
-        shift = shifts[0] if shifts else None
-        clean = None if shift is None else self._table.detach().clone()
+    def passing(self, shift: Rows | None = None) -> Iterator[Places]:
+        gradients: Places = []
+        table = self._table.detach()
+        clean = None if shift is None else table[shift.numbers]
         try:
             if shift is not None:
-                self._table.detach().add_(shift)
+                table.index_add_(0, shift.numbers, shift.values)
             yield gradients
         finally:
-            if clean is not None:  # in place: others hold this storage
-                self._table.detach().copy_(clean)
+            if shift is not None and clean is not None:  # in place: others hold this storage
+                table.index_copy_(0, shift.numbers, clean)
         gradients.append(self._table.grad)
 
+    def ascended(self, shift: Rows | None, gradients: Places, size: float, epsilon: float) -> Rows | None:
+        (gradient,) = gradients
+        if gradient is None:
+            return shift
+        # A row whose squares are all 0 has no part in the table's norm either; NaN and inf are not 0.
+        chosen = torch.linalg.vector_norm(gradient, dim=1) != 0
+        if shift is not None:
+            chosen[shift.numbers] = True
+        numbers = chosen.nonzero()[:, 0]  # waits for the device
+        before = None if shift is None else shift.among(numbers)
+        return Rows(numbers, ascended(before, gradient[numbers], size, epsilon, TABLE))
 
-class OutputAttack(Attack):
+
+class OutputAttack(Attack[Places]):
     """Moves an embedding's output: every row of a micro-batch by a shift of its own, padding not at all.
 
     The places are the embedding's calls in a pass, in order. Hooks stay on the model until `close`, and do nothing
     outside of `passing`, nor in a forward pass that makes no gradient.
     """
 
-    over = EXAMPLE
-
     def __init__(self, model: nn.Module, embedding: nn.Embedding) -> None:
         self._under_way: list[tuple[Tensor, Tensor]] | None = None
-        self._shifts: Sequence[Tensor | None] = ()
+        self._shifts: Places | None = None
         self._mask: Tensor | None = None
-        self._hooks = [
+        self._hooks = (
             model.register_forward_pre_hook(self._enter, with_kwargs=True),
             embedding.register_forward_hook(self._move),
-        ]
+        )
 
     @contextmanager
-    def passing(self, shifts: Sequence[Tensor | None] = ()) -> Iterator[Shifts]:
-        gradients: Shifts = []
+    def passing(self, shift: Places | None = None) -> Iterator[Places]:
+        gradients: Places = []
         calls = self._under_way = []
-        self._shifts = shifts
+        self._shifts = shift
         try:
             yield gradients
         finally:
-            self._under_way, self._shifts, self._mask = None, (), None
+            self._under_way, self._shifts, self._mask = None, None, None
         gradients += [None if out.grad is None else torch.where(mask, out.grad, 0.0) for out, mask in calls]
+
+    def ascended(self, shift: Places | None, gradients: Places, size: float, epsilon: float) -> Places:
+        return [
+            before if gradient is None else ascended(before, gradient, size, epsilon, EXAMPLE)
+            for before, gradient in zip_longest(shift or (), gradients)
+        ]
 
     def _enter(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         if self._under_way is not None:
@@ -115,7 +145,8 @@ class OutputAttack(Attack):
                 f"{list(self._mask.shape)}, and this one gives {list(output.shape)}; name another table, or take "
                 'attack = "table".'
             )
-        moved = output + shift if (shift := self._shift_of(output)) is not None else output
+        shift = self._shift_of(output)
+        moved = output if shift is None else output + shift
         if not moved.requires_grad:  # a frozen table
             moved.requires_grad_()
         moved.retain_grad()
@@ -125,7 +156,7 @@ class OutputAttack(Attack):
     def _shift_of(self, output: Tensor) -> Tensor | None:
         """The shift of the call that is next."""
         assert self._under_way is not None
-        if not self._shifts:
+        if self._shifts is None:
             return None
         number = len(self._under_way)
         shift = self._shifts[number] if number < len(self._shifts) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -34,7 +34,7 @@ class Adversarial(Plugin):
         """Part of the name of the embedding table's weight. Left out: the table that receives the input ids."""
 
     config: Config
-    attack: Attack
+    attack: Attack[Any]
 
     @property
     def steps(self) -> int:
@@ -57,12 +57,12 @@ class Adversarial(Plugin):
         with step.isolated() as made:
             with attack.passing() as gradients:
                 clean = yield
-            shifts = attack.ascended((), gradients, self.size, epsilon)
+            shift = attack.ascended(None, gradients, self.size, epsilon)
             for _ in range(self.steps - 1):
-                with step.isolated(), attack.passing(shifts) as gradients:
+                with step.isolated(), attack.passing(shift) as gradients:
                     step.gradients("ascent")
-                shifts = attack.ascended(shifts, gradients, self.size, epsilon)
-            with attack.passing(shifts):
+                shift = attack.ascended(shift, gradients, self.size, epsilon)
+            with attack.passing(shift):
                 step.gradients("adversarial")
             made.commit()
         return clean
