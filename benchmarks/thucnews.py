@@ -76,7 +76,7 @@ class Study:
         """One sweep of one method."""
         updates = self.told.updates // (MICRO_BATCHES if "accumulate" in METHODS[method] else 1)
         changes = [f"stage.student.updates={updates}", f"stage.student.evaluate_every={max(1, updates // 2)}"]
-        changes += [f"data.{split}_rows={self.told.scored}" for split in ("validation", "test") if self.told.scored]
+        changes += [f"data.validation_rows={self.told.validation_rows}"] if self.told.validation_rows else []
         words = [word for change in changes for word in ("--set", change)]
         words += [word for name in METHODS[method] for word in ("-p", self.words[name])]
         words += ["--grid", f"{RATE}={','.join(map(str, rates))}", "--seeds", seeds]
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--updates", type=int, default=704, help="of 64 rows; 704 are one epoch")
-    parser.add_argument("--scored", type=int, help="validation and test rows that are scored; all where left out")
+    parser.add_argument("--validation-rows", type=int, help="all where left out; all test rows are scored anyway")
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--amp", default="amp", help="the plugin's options, such as amp:dtype=bfloat16")
     parser.add_argument("--fgm", default="fgm", help="the plugin's options, such as fgm:epsilon=2")
