@@ -15,20 +15,13 @@ Everything goes through `potstill run` and `potstill sweep`; the same command go
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean
-from typing import Any
 
-from potstill.cli.sweep import summary
+from study import SEEDS, Row, arguments, best, line, potstill, summary, swept, table, tell
 
 HERE = Path(__file__).parent / "temperature"
 RATE = "stage.student.learning_rate"
-SEEDS = "1,2,3"
 RATES = (2e-3, 4e-3, 8e-3)
 TEMPERATURES = (1, 5, 10, 20)
 ALPHA = 0.9
@@ -40,8 +33,6 @@ SETTINGS: Mapping[str, tuple[str, Sequence[str], Sequence[str]]] = {
 """What it is; changes to the recipe without a teacher; changes with one."""
 METRICS = ("accuracy", "test_accuracy", "macro_f1")
 
-Row = dict[str, Any]
-
 
 class Study:
     """The sweeps of one setting."""
@@ -52,59 +43,44 @@ class Study:
 
     def run(self) -> list[Row]:
         """Rows of the table: what, and mean ± deviation of each metric."""
-        rates = self.alone(",".join(map(str, RATES)), "1")
-        rate = max(rates, key=lambda row: row["metrics"]["accuracy"])["settings"][RATE]
-        taught = self.taught("taught", rate, ",".join(map(str, TEMPERATURES)))
-        best = max(TEMPERATURES, key=lambda t: _mean(taught, t))
-        rows = [_row(f"no teacher, learning rate {row[RATE]:g}, one seed", row) for row in summary(rates)]
-        rows += [_row("no teacher", row) for row in summary(self.alone(str(rate), SEEDS))]
-        rows += [_row(f"T = {row['hinton.temperature']}", row) for row in summary(taught)]
-        summed = self.taught("accumulated", rate, str(best), "-p", "accumulate:batches=4", updates=352)
-        return rows + [_row(f"T = {best}, accumulating 4 × 64 rows", row) for row in summary(summed)]
+        rates = self.alone(RATES, "1")
+        rate = best(rates, RATE)
+        taught = self.taught("taught", rate, TEMPERATURES)
+        warmth = best(taught, "hinton.temperature")
+        rows = [_line(f"no teacher, learning rate {row[RATE]:g}, one seed", row) for row in summary(rates)]
+        rows += [_line("no teacher", row) for row in summary(self.alone([rate], SEEDS))]
+        rows += [_line(f"T = {row['hinton.temperature']}", row) for row in summary(taught)]
+        summed = self.taught("accumulated", rate, [warmth], "accumulate:batches=4", updates=352)
+        return rows + [_line(f"T = {warmth}, accumulating 4 × 64 rows", row) for row in summary(summed)]
 
-    def alone(self, rates: str, seeds: str) -> list[Row]:
-        return self._sweep("alone", "--grid", f"{RATE}={rates}", "--seeds", seeds, changes=self.alone_changes)
+    def alone(self, rates: Sequence[float], seeds: str) -> list[Row]:
+        return self._sweep("alone", (RATE, rates), seeds, changes=self.alone_changes)
 
-    def taught(self, name: str, rate: float, temperatures: str, *more: str, updates: int = 1408) -> list[Row]:
+    def taught(self, name: str, rate: float, temperatures: Sequence[int], *more: str, updates: int = 1408) -> list[Row]:
         changes = [*self.taught_changes, f"{RATE}={rate}", f"stage.student.updates={updates}"]
         changes += [f"stage.student.evaluate_every={updates // 4}"]
         changes += [f"teacher.model={self.scratch.resolve() / 'teacher/model'}"]
-        words = ["-p", f"hinton:alpha={ALPHA}", *more, "--grid", f"hinton.temperature={temperatures}"]
-        return self._sweep(name, *words, "--seeds", SEEDS, changes=changes)
+        plugins = [f"hinton:alpha={ALPHA}", *more]
+        return self._sweep(name, ("hinton.temperature", temperatures), SEEDS, plugins, changes)
 
-    def _sweep(self, name: str, *words: str, changes: Sequence[str]) -> list[Row]:
+    def _sweep(
+        self,
+        name: str,
+        grid: tuple[str, Sequence[float]],
+        seeds: str,
+        plugins: Sequence[str] = (),
+        changes: Sequence[str] = (),
+    ) -> list[Row]:
         folder = self.scratch / f"{self.setting}-{name}"
-        said = [word for change in changes for word in ("--set", change)]
-        potstill("sweep", HERE / "student.toml", "--data-root", self.data, "--folder", folder, *words, *said)
-        rows: list[Row] = json.loads((folder / "sweep.json").read_text())
-        return rows
+        return swept(HERE / "student.toml", self.data, folder, grid, seeds=seeds, plugins=plugins, changes=changes)
 
 
-def potstill(*words: str | Path) -> None:
-    """One command line; its bars go to standard error."""
-    subprocess.run([sys.executable, "-m", "potstill", *map(str, words)], check=True, stdout=subprocess.DEVNULL)
-
-
-def _mean(rows: Sequence[Row], temperature: int) -> float:
-    cell = [row for row in rows if row["settings"]["hinton.temperature"] == temperature]
-    return mean(row["metrics"]["accuracy"] for row in cell)
-
-
-def _row(what: str, found: Row) -> Row:
-    return {"student": what, "seeds": found["seeds"], **{name: found[name] for name in METRICS}}
-
-
-def table(rows: Sequence[Row]) -> str:
-    """Markdown."""
-    lines = ["| " + " | ".join(rows[0]) + " |", "|---" * len(rows[0]) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(map(str, row.values())) + " |" for row in rows)])
+def _line(what: str, found: Row) -> Row:
+    return line(what, found, METRICS)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data_root", type=Path)
-    parser.add_argument("scratch", type=Path)
-    parser.add_argument("--out", type=Path, help="a Markdown file for the tables; standard output where left out")
+    parser = arguments(__doc__)
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     told = parser.parse_args()
     potstill("run", HERE / "teacher.toml", "--data-root", told.data_root, "--folder", told.scratch / "teacher")
@@ -112,8 +88,7 @@ def main() -> None:
     for setting in told.settings:
         study = Study(told.data_root, told.scratch, setting)
         parts.append(f"### ({setting}) {study.title}\n\n{table(study.run())}\n")
-    text = "\n".join(parts)
-    told.out.write_text(text, encoding="utf-8") if told.out else print(text)
+    tell("\n".join(parts), told.out)
 
 
 if __name__ == "__main__":

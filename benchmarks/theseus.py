@@ -6,7 +6,8 @@ DATA_ROOT holds sst2/{train,dev}.parquet. TEACHER is the folder of a fine-tuned 
 benchmarks/sst2.py leaves in its scratch folder as teacher/model. Every student has 3 layers that start as the
 teacher's first three.
 
-1. The three layers, fine-tuned on the labels, try three learning rates; the best on the validation rows is kept.
+1. The three layers, fine-tuned on the labels, try three learning rates, three seeds each; the rate with the best mean
+   on the validation rows is kept.
 2. Every method: three seeds, equally many updates over the same rows in the same order.
 
 Theseus replaces with a rate that rises from 0.3 to 1 over 70 % of the updates, or with a constant one of 0.5 for half
@@ -16,18 +17,13 @@ of them. Everything goes through `potstill sweep`; the same command goes on wher
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from temperature import potstill, table
-
-from potstill.cli.sweep import summary
+from study import Row, arguments, as_folder, best, line, summary, swept, table, tell
 
 RECIPE = Path(__file__).parent / "sst2/student.toml"
 RATE = "stage.student.learning_rate"
-SEEDS = "1,2,3"
 RATES = (5e-5, 1e-4, 2e-4)
 BOTTOM = "student.layers=[1, 2, 3]"
 HINTON = "hinton:temperature=2,alpha=0.9"
@@ -41,8 +37,7 @@ METHODS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
     "theseus, constant + hinton": ((), (CONSTANT, HINTON)),
 }
 """Changes to the recipe, and its plugins."""
-
-Row = dict[str, Any]
+METRICS = ("accuracy", "loss")
 
 
 class Study:
@@ -56,47 +51,30 @@ class Study:
     def run(self, methods: Sequence[str]) -> list[Row]:
         """Rows of the table."""
         alone = ((BOTTOM,), ())
-        rates = self.sweep("bottom-3", *alone, grid=",".join(map(str, RATES)), seeds="1")
-        best = max(rates, key=lambda row: row["metrics"]["accuracy"])["settings"][RATE]
-        rows = [_row(f"bottom 3 fine-tuned, learning rate {found[RATE]:g}", found) for found in summary(rates)]
-        tuned = self.sweep("bottom-3", *alone, grid=str(best))
-        rows += [_row("bottom 3 fine-tuned", found) for found in summary(tuned)]
+        tuned = self.sweep("bottom-3", *alone, RATES)
+        rate = best(tuned, RATE)
+        rows = [line(f"bottom 3 fine-tuned, learning rate {found[RATE]:g}", found, METRICS) for found in summary(tuned)]
         for method in methods:
-            name = "".join(sign if sign.isalnum() else "-" for sign in method)
-            rows += [_row(method, found) for found in summary(self.sweep(name, *METHODS[method], grid=str(best)))]
+            runs = self.sweep(as_folder(method), *METHODS[method], [rate])
+            rows += [line(method, found, METRICS) for found in summary(runs)]
         return rows
 
-    def sweep(
-        self, name: str, changes: Sequence[str], plugins: Sequence[str], *, grid: str, seeds: str = SEEDS
-    ) -> list[Row]:
+    def sweep(self, name: str, changes: Sequence[str], plugins: Sequence[str], rates: Sequence[float]) -> list[Row]:
         """One sweep, in a folder of its own."""
-        folder = self.scratch / name
-        said = [word for change in (*self.changes, *changes) for word in ("--set", change)]
-        said += [word for plugin in plugins for word in ("-p", plugin)]
-        words = ("--grid", f"{RATE}={grid}", "--seeds", seeds)
-        potstill("sweep", RECIPE, "--data-root", self.data, "--folder", folder, *words, *said)
-        rows: list[Row] = json.loads((folder / "sweep.json").read_text())
-        return rows
-
-
-def _row(what: str, found: Row) -> Row:
-    return {"student": what, "seeds": found["seeds"], **{name: found[name] for name in ("accuracy", "loss")}}
+        folder, changes = self.scratch / name, (*self.changes, *changes)
+        return swept(RECIPE, self.data, folder, (RATE, rates), plugins=plugins, changes=changes)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data_root", type=Path)
-    parser.add_argument("scratch", type=Path)
+    parser = arguments(__doc__)
     parser.add_argument("teacher", type=Path)
     parser.add_argument("--updates", type=int, default=600)
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="changes the recipe; repeatable"
     )
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--out", type=Path, help="a Markdown file for the table; standard output where left out")
     told = parser.parse_args()
-    text = table(Study(told).run(told.methods)) + "\n"
-    told.out.write_text(text, encoding="utf-8") if told.out else print(text)
+    tell(table(Study(told).run(told.methods)) + "\n", told.out)
 
 
 if __name__ == "__main__":

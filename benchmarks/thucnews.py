@@ -21,11 +21,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
-from temperature import potstill, table
+from study import SEEDS, Row, arguments, best, line, summary, swept, table, tell
 
-from potstill.cli.sweep import summary
 from potstill.discovery import PLUGINS, installed
 
 HERE = Path(__file__).parent / "thucnews"
@@ -44,8 +42,6 @@ METHODS: Mapping[str, Sequence[str]] = {
 MICRO_BATCHES, BATCH, EPOCH = 4, 64, 45_000
 METRICS = ("accuracy", "macro_f1", "test_accuracy", "test_macro_f1")
 
-Row = dict[str, Any]
-
 
 class Study:
     """The sweeps of one model."""
@@ -58,13 +54,12 @@ class Study:
     def run(self, methods: Sequence[str]) -> list[Row]:
         """Rows of the table."""
         rates = self.sweep("plain", MODELS[self.model], "1")
-        best = max(rates, key=lambda row: row["metrics"]["accuracy"])["settings"][RATE]
-        rows = []
+        plain, rows = best(rates, RATE), []
         for row in summary(rates):
             own = [one for one in rates if one["settings"][RATE] == row[RATE]]
             rows.append(self.row(f"plain, learning rate {row[RATE]:g}", "plain", own))
         for method in methods:
-            rate = 2 * best if "accumulate" in METHODS[method] else best
+            rate = 2 * plain if "accumulate" in METHODS[method] else plain
             rows.append(self.row(method, method, self.sweep(method, [rate], self.told.seeds)))
         return rows
 
@@ -77,21 +72,17 @@ class Study:
         updates = self.told.updates // (MICRO_BATCHES if "accumulate" in METHODS[method] else 1)
         changes = [f"stage.student.updates={updates}", f"stage.student.evaluate_every={max(1, updates // 2)}"]
         changes += [f"data.validation_rows={self.told.validation_rows}"] if self.told.validation_rows else []
-        words = [word for change in changes for word in ("--set", change)]
-        words += [word for name in METHODS[method] for word in ("-p", self.words[name])]
-        words += ["--grid", f"{RATE}={','.join(map(str, rates))}", "--seeds", seeds]
+        plugins = [self.words[name] for name in METHODS[method]]
+        recipe, grid = HERE / f"{self.model}.toml", (RATE, rates)
         folder = self.folder(method)
-        potstill("sweep", HERE / f"{self.model}.toml", "--data-root", self.told.data_root, "--folder", folder, *words)
-        rows: list[Row] = json.loads((folder / "sweep.json").read_text())
-        return rows
+        return swept(recipe, self.told.data_root, folder, grid, seeds=seeds, plugins=plugins, changes=changes)
 
     def row(self, what: str, method: str, runs: Sequence[Row]) -> Row:
         """One line: the runs' means and deviations."""
         (found,) = summary(runs)
         seconds = [self.seconds(self.folder(method) / run["folder"]) for run in runs]
         spread = f" ± {stdev(seconds):.1f}" if len(seconds) > 1 else ""
-        scores = {name.replace("_", " "): found[name] for name in METRICS}
-        return {"method": what, "seeds": found["seeds"], **scores, "seconds an epoch": f"{mean(seconds):.1f}{spread}"}
+        return {**line(what, found, METRICS), "seconds an epoch": f"{mean(seconds):.1f}{spread}"}
 
     def seconds(self, run: Path) -> float:
         """A run's time in updates, scaled to one epoch of rows."""
@@ -110,22 +101,19 @@ def available(methods: Sequence[str]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data_root", type=Path)
-    parser.add_argument("scratch", type=Path)
+    parser = arguments(__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--updates", type=int, default=704, help="of 64 rows; 704 are one epoch")
     parser.add_argument("--validation-rows", type=int, help="all where left out; all test rows are scored anyway")
-    parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--seeds", default=SEEDS)
     parser.add_argument("--amp", default="amp", help="the plugin's options, such as amp:dtype=bfloat16")
     parser.add_argument("--fgm", default="fgm", help="the plugin's options, such as fgm:epsilon=2")
     parser.add_argument("--pgd", default="pgd", help="the plugin's options, such as pgd:steps=2")
-    parser.add_argument("--out", type=Path, help="a Markdown file for the tables; standard output where left out")
     told = parser.parse_args()
     methods = available(told.methods)
     text = "\n".join(f"### {model}\n\n{table(Study(model, told).run(methods))}\n" for model in told.models)
-    told.out.write_text(text, encoding="utf-8") if told.out else print(text)
+    tell(text, told.out)
 
 
 if __name__ == "__main__":
