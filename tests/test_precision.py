@@ -101,7 +101,7 @@ def test_models_run_inside_the_precision_and_losses_outside_in_float32(
     assert watches.kinds == {torch.float32}
 
 
-def test_a_precision_is_prepared_after_its_state_came_back_and_not_for_a_stage_that_is_over(
+def test_a_precision_is_prepared_after_its_state_came_back_also_for_a_stage_that_is_over(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Remembers(Precision):
@@ -137,7 +137,7 @@ def test_a_precision_is_prepared_after_its_state_came_back_and_not_for_a_stage_t
         engine(tables, data, tmp_path).train()
     for _ in range(2):
         engine(tables, data, tmp_path).train()
-    assert Remembers.told == ["prepared at 0", "prepared at 20"]
+    assert Remembers.told == ["prepared at 0", "prepared at 20", "prepared at 220"]
 
 
 class Rates(Plugin):

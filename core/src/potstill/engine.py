@@ -61,8 +61,9 @@ class Engine:
             Interrupted: the run was asked to stop, after a checkpoint.
         """
         self._resume()
+        # Also where no update is left: what is scored at the end is computed in these numbers.
+        self.stage.precision.prepare(self.stage, self.train_rows, self.optimizer)
         if not self.at.finished:
-            self.stage.precision.prepare(self.stage, self.train_rows, self.optimizer)
             self.stage.ask_teacher(self.train_rows)
         with self.context.progress.bar(self.stage.plan.name, self.stage.total_updates, done=self.at.update) as bar:
             if self.at.due:

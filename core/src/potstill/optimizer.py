@@ -100,6 +100,8 @@ class Precision:
     def prepare(self, stage: Stage, rows: Examples, optimizer: Optimizer) -> None:
         """Once, before the first pass, after `load_state_dict` where the stage goes on from a checkpoint.
 
+        Also where that is its last one: what is left then is to score.
+
         Args:
             rows: the training rows.
         """
