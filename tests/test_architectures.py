@@ -9,15 +9,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
-from potstill.context import Context
 from potstill.errors import UserError
 from potstill.models import Model
-from potstill.progress import Progress
-from potstill.recipe import parse
-from potstill.runner import expanded
 from potstill.shares import shares
 from potstill.stage import Stage
 from potstill.step import Step
+from potstill.testing import stage_of
 from potstill.testing.tiny import recipe
 from potstill.tokenizers import load_tokenizer
 from tests.observing import BASE, CONFIGS, make
@@ -38,15 +35,14 @@ def model_of(kind: str) -> PreTrainedModel:
     return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(kind, **BASE))  # type: ignore[no-any-return]
 
 
-def stage_of(teacher: str, student: str, plugin: str, data: Path, folder: Path) -> Stage:
+def stage_between(teacher: str, student: str, plugin: str, data: Path, folder: Path) -> Stage:
     """A stage on models of two architectures."""
     name = plugin.split(",")[0]
     tables = recipe(stage=[{"name": "s", "plugins": [name], name: PLUGINS[plugin]}])
     tables["data"]["max_length"] = 12
-    plan = expanded(parse(tables))
     words = load_tokenizer("vocab.txt", data)
     given = {side: Model(model_of(kind), words) for side, kind in (("teacher", teacher), ("student", student))}
-    return Stage(Context(plan, folder, data, progress=Progress(), given=given), plan.stages[-1])
+    return stage_of(tables, data, folder, given=given)
 
 
 def gradients(stage: Stage) -> dict[str, torch.Tensor]:
@@ -65,7 +61,7 @@ def gradients(stage: Stage) -> dict[str, torch.Tensor]:
 def test_every_architecture_teaches_and_learns(architecture: str, plugin: str, data: Path, tmp_path: Path) -> None:
     """Against BERT, which has the same widths and heads."""
     for teacher, student in ((architecture, "bert"), ("bert", architecture)):
-        stage = stage_of(teacher, student, plugin, data, tmp_path)
+        stage = stage_between(teacher, student, plugin, data, tmp_path)
         with stage.exit:
             found = gradients(stage)
         reached = [name for name, value in found.items() if value.abs().sum() > 0]
@@ -77,4 +73,4 @@ def test_every_architecture_teaches_and_learns(architecture: str, plugin: str, d
 @pytest.mark.parametrize("plugin", PLUGINS)
 def test_attention_of_its_own_is_refused_in_a_sentence(plugin: str, data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has its own attention, so its queries, keys, values and scores cannot be"):
-        gradients(stage_of("deberta-v2", "bert", plugin, data, tmp_path))
+        gradients(stage_between("deberta-v2", "bert", plugin, data, tmp_path))

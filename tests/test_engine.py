@@ -14,25 +14,16 @@ from torch import nn
 
 from potstill import loader
 from potstill.batch import EXAMPLE, TARGET, Unit
-from potstill.context import Context
 from potstill.engine import Engine
 from potstill.errors import DataError, ModelError, PluginError, TrainingError
 from potstill.features import LOGITS, Hidden
 from potstill.optimizer import clip_norm
 from potstill.plugin import LossTerm, Plugin, hookimpl
-from potstill.progress import Progress
-from potstill.recipe import parse
-from potstill.runner import expanded
 from potstill.shares import shares
 from potstill.stage import Stage
 from potstill.step import Step
+from potstill.testing import stage_of
 from potstill.testing.tiny import recipe, student_only
-
-
-def stage_of(tables: dict[str, Any], data: Path, folder: Path) -> Stage:
-    plan = expanded(parse(tables))
-    context = Context(plan, folder, data, progress=Progress())
-    return Stage(context, plan.stages[-1])
 
 
 def with_plugins(monkeypatch: pytest.MonkeyPatch, *plugins: Plugin) -> None:

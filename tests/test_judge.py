@@ -10,8 +10,8 @@ import torch
 from potstill.engine import Engine
 from potstill.judge import Judge
 from potstill.position import Position
+from potstill.testing import stage_of
 from potstill.testing.tiny import student_only
-from tests.test_engine import stage_of
 
 
 def judged(accuracies: list[float], data: Path, folder: Path, **stage: object) -> tuple[Position, Judge]:

@@ -15,24 +15,14 @@ from torch.optim import Optimizer
 
 import potstill
 from potstill.batch import TOKEN
-from potstill.context import Context
 from potstill.data.examples import Examples
-from potstill.engine import Engine
 from potstill.features import LOGITS, QKV, Hidden
 from potstill.optimizer import Precision
 from potstill.plugin import LossTerm, Plugin, hookimpl
-from potstill.progress import Progress
-from potstill.recipe import parse
-from potstill.runner import expanded
 from potstill.stage import Stage
 from potstill.step import Step
+from potstill.testing import engine_of
 from potstill.testing.tiny import recipe, student_only
-from tests.test_engine import with_plugins
-
-
-def engine(tables: dict[str, Any], data: Path, folder: Path) -> Engine:
-    plan = expanded(parse(tables))
-    return Engine(Stage(Context(plan, folder, data, progress=Progress()), plan.stages[-1]), folder / "stage")
 
 
 class Half(Precision):
@@ -85,24 +75,21 @@ class Watches(Plugin):
         return [LossTerm("far", (known[Hidden(1)] - learnt[QKV(1)].query.flatten(2).mean()).square().mean(), per=TOKEN)]
 
 
-def test_models_run_inside_the_precision_and_losses_outside_in_float32(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_models_run_inside_the_precision_and_losses_outside_in_float32(data: Path, tmp_path: Path) -> None:
     tables = recipe()
     teacher = potstill.run({**tables, "stage": tables["stage"][:1]}, folder=tmp_path / "teacher", data_root=data)
     tables["teacher"] = {"model": str(teacher.model)}
     tables["stage"] = [{"name": "distil", "updates": 2, "batch_size": 8}]
     half = Half()
     watches = Watches(half)
-    with_plugins(monkeypatch, watches)
-    training = engine(tables, data, tmp_path)
+    training = engine_of(tables, data, tmp_path, plugins=[watches])
     training.train()
     assert half.calls == ["prepare 96 rows, 2 groups, 2", "student", "teacher", "student", "teacher"]
     assert watches.kinds == {torch.float32}
 
 
 def test_a_precision_is_prepared_after_its_state_came_back_also_for_a_stage_that_is_over(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path
 ) -> None:
     class Remembers(Precision):
         told: list[str] = []  # noqa: RUF012 - of all of them
@@ -130,13 +117,12 @@ def test_a_precision_is_prepared_after_its_state_came_back_also_for_a_stage_that
         def setup(self, stage: Stage) -> None:
             stage.claim("precision", Remembers())
 
-    with_plugins(monkeypatch, Claims(None))
     tables = student_only(updates=4, checkpoint_every=1)
     del tables["stage"][0]["epochs"]
     with pytest.raises(KeyboardInterrupt):
-        engine(tables, data, tmp_path).train()
+        engine_of(tables, data, tmp_path, plugins=[Claims(None)]).train()
     for _ in range(2):
-        engine(tables, data, tmp_path).train()
+        engine_of(tables, data, tmp_path, plugins=[Claims(None)]).train()
     assert Remembers.told == ["prepared at 0", "prepared at 20", "prepared at 220"]
 
 
@@ -156,13 +142,12 @@ class Rates(Plugin):
 
 
 def test_parameters_learn_at_rates_of_their_own_and_those_at_0_only_count_in_the_clipping(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path
 ) -> None:
     def moved(**factors: float) -> tuple[dict[str, float], float]:
-        with_plugins(monkeypatch, Rates(**factors))
         tables = student_only(updates=1, schedule="constant", warmup=0, weight_decay=0.0, epsilon=1e-12)
         del tables["stage"][0]["epochs"]
-        training = engine(tables, data, tmp_path / "-".join(factors))
+        training = engine_of(tables, data, tmp_path / "-".join(factors), plugins=[Rates(**factors)])
         parameters = dict(training.stage.student.module.named_parameters())
         before = {name: value.detach().clone() for name, value in parameters.items()}
         training.train()
@@ -178,9 +163,8 @@ def test_parameters_learn_at_rates_of_their_own_and_those_at_0_only_count_in_the
         assert scaled[name] == pytest.approx(factor * distance, rel=1e-3, abs=0), name
 
 
-def test_a_held_parameter_does_not_decay_either(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_plugins(monkeypatch, Rates(embeddings=0.0))
-    training = engine(student_only(weight_decay=0.5), data, tmp_path)
+def test_a_held_parameter_does_not_decay_either(data: Path, tmp_path: Path) -> None:
+    training = engine_of(student_only(weight_decay=0.5), data, tmp_path, plugins=[Rates(embeddings=0.0)])
     held = {name: value for name, value in training.stage.student.module.named_parameters() if "embeddings" in name}
     before = {name: value.detach().clone() for name, value in held.items()}
     training.train()

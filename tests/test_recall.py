@@ -10,19 +10,16 @@ import torch
 
 import potstill
 from potstill import loader
-from potstill.context import Context, cache_folder
+from potstill.context import cache_folder
 from potstill.engine import Engine
 from potstill.features import LOGITS, Hidden
 from potstill.models import Model
 from potstill.plugin import LossTerm, Plugin, hookimpl
-from potstill.progress import Progress
 from potstill.recall import teacher_logits
-from potstill.recipe import parse
-from potstill.runner import expanded
 from potstill.stage import Stage
 from potstill.stagemodels import StageModels
 from potstill.step import Step
-from potstill.testing import weights
+from potstill.testing import stage_of, weights
 from potstill.testing.tiny import recipe
 
 CALM = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -41,11 +38,6 @@ def tables_of(teacher: Path, **stage: Any) -> dict[str, Any]:
     tables = recipe("hinton", teacher={"model": str(teacher)})
     tables["student"]["config"].update(CALM)
     return {**tables, "stage": [{**tables["stage"][1], **stage}]}
-
-
-def stage_of(tables: dict[str, Any], data: Path, folder: Path) -> Stage:
-    plan = expanded(parse(tables))
-    return Stage(Context(plan, folder, data, progress=Progress()), plan.stages[-1])
 
 
 @pytest.fixture

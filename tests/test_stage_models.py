@@ -13,26 +13,19 @@ import torch
 
 import potstill
 from potstill import checkpoint, loader
-from potstill.context import Context
 from potstill.data.transform import Transform
 from potstill.engine import Engine
 from potstill.errors import ModelError, RecipeError
 from potstill.features import LOGITS, Hidden
 from potstill.plugin import LossTerm, Plugin, hookimpl
-from potstill.progress import Progress
 from potstill.recipe import parse
-from potstill.runner import expanded
 from potstill.shares import shares
 from potstill.stage import Stage
 from potstill.step import Step
+from potstill.testing import stage_of
 from potstill.testing.tiny import bert, recipe
 
 CALM = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-
-
-def stage_of(tables: dict[str, Any], data: Path, folder: Path) -> Stage:
-    plan = expanded(parse(tables))
-    return Stage(Context(plan, folder, data, progress=Progress()), plan.stages[-1])
 
 
 @pytest.fixture(scope="module")

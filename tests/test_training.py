@@ -29,10 +29,10 @@ from potstill.records import Sums, means_over_ranks
 from potstill.runner import expanded
 from potstill.stage import Stage
 from potstill.step import Step
-from potstill.testing import assert_same_weights
+from potstill.testing import assert_same_weights, stage_of
 from potstill.testing.tiny import recipe, student_only
 from potstill.tokenizers import load_tokenizer
-from tests.test_engine import Fault, stage_of, with_plugins
+from tests.test_engine import Fault, with_plugins
 
 
 def train(stage: Stage, folder: Path) -> Any:

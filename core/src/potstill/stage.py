@@ -23,6 +23,7 @@ from potstill.features import LOGITS, Feature
 from potstill.models import Model, check_length
 from potstill.observe import Observer, Outputs
 from potstill.optimizer import Precision, adamw, clip_norm, parameter_groups
+from potstill.plugin import Plugin
 from potstill.plugin_checks import implementations
 from potstill.recall import teacher_logits
 from potstill.recipe import DataConfig, ModelConfig, Recipe, StagePlan
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 class Stage:
     """What a plugin sees of the stage it works in.
 
+    Args:
+        plugins: these in the place of those that the plan names.
+
     Attributes:
         plan: the stage as the recipe says it, references resolved.
         recipe: the whole recipe.
@@ -52,13 +56,13 @@ class Stage:
         total_updates: of the whole stage; known once the data is there (after `setup`), as `updates_per_epoch`.
     """
 
-    def __init__(self, context: Context, plan: StagePlan) -> None:
+    def __init__(self, context: Context, plan: StagePlan, plugins: Sequence[Plugin] | None = None) -> None:
         self.context = context
         self.plan = plan
         self.recipe: Recipe = context.recipe
         self.task = context.task
         self.progress = context.progress
-        self.plugins = loader.stage_plugins(self.recipe, plan)
+        self.plugins = loader.stage_plugins(self.recipe, plan) if plugins is None else list(plugins)
         self._manager = loader.manager(self.plugins)
         self.hook: Any = self._manager.hook
         self.exit = ExitStack()

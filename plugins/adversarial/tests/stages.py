@@ -7,10 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from potstill.context import Context
-from potstill.progress import Progress
-from potstill.recipe import parse
-from potstill.runner import expanded
+from potstill import testing
 from potstill.shares import shares
 from potstill.stage import Stage
 from potstill.step import Step
@@ -24,8 +21,7 @@ def stage_of(data: Path, folder: Path, **stage: Any) -> Stage:
 
 def stage_from(tables: dict[str, Any], data: Path, folder: Path) -> Stage:
     """A recipe's last stage, in float64."""
-    plan = expanded(parse(tables))
-    stage = Stage(Context(plan, folder, data, progress=Progress()), plan.stages[-1])
+    stage = testing.stage_of(tables, data, folder)
     stage.student.module.double()
     return stage
 

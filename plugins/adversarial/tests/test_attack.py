@@ -94,8 +94,13 @@ def assert_close(got: dict[str, Tensor], want: dict[str, Tensor], rtol: float = 
         )
 
 
+@pytest.mark.parametrize("every_row", [False, True])  # as on a GPU
 @pytest.mark.parametrize("name", ATTACKS)
-def test_moving_the_table_gives_the_gradient_that_autograd_gives_by_hand(name: str, data: Path, tmp_path: Path) -> None:
+def test_moving_the_table_gives_the_gradient_that_autograd_gives_by_hand(
+    name: str, every_row: bool, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if every_row:
+        monkeypatch.setattr("potstill_adversarial.attack._touched", lambda gradient, shift: torch.arange(len(gradient)))
     stage = stage_with(name, "table", data, tmp_path)
     hand = ByHand(stage)
     assert_close(gradients(stage, ROWS), hand.total(table_shift=hand.table_shift(name)))

@@ -11,12 +11,9 @@ import torch
 from potstill_amp.choice import PATIENCE, fastest, measured, slowest_rank, step_times, try_out
 
 from potstill.checkpoint import own_random, random_state
-from potstill.context import Context
 from potstill.errors import ModelError
-from potstill.progress import Progress
-from potstill.recipe import parse
-from potstill.runner import expanded
 from potstill.stage import Stage
+from potstill.testing import stage_of
 from potstill.testing.tiny import bert, student_only, write_data
 
 
@@ -108,8 +105,7 @@ def test_several_ranks_go_by_the_slowest_and_one_that_gave_up_speaks_for_all() -
 def stage(tmp_path: Path) -> Stage:
     tables: dict[str, Any] = student_only(batch_size=4)
     tables["student"]["config"] = bert(1)  # with dropout
-    plan = expanded(parse(tables))
-    return Stage(Context(plan, tmp_path, write_data(tmp_path), progress=Progress()), plan.stages[0])
+    return stage_of(tables, write_data(tmp_path), tmp_path)
 
 
 def test_a_student_that_the_machine_cannot_train_in_a_dtype_is_refused(stage: Stage) -> None:

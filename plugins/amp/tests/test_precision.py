@@ -17,18 +17,14 @@ from potstill_amp.precision import Mixed, allow_tf32
 from pydantic import ValidationError
 from torch import Tensor
 
-from potstill import loader
-from potstill.context import Context
 from potstill.engine import Engine
 from potstill.errors import TrainingError
 from potstill.optimizer import clip_norm
 from potstill.plugin import LossTerm, Plugin, hookimpl
 from potstill.progress import Progress
-from potstill.recipe import parse
-from potstill.runner import expanded
 from potstill.stage import Stage
 from potstill.step import Pass, Step
-from potstill.testing import assert_resumes_exactly
+from potstill.testing import assert_resumes_exactly, engine_of
 from potstill.testing.tiny import student_only, write_data
 
 
@@ -98,20 +94,15 @@ class Twice(Plugin):
         return first
 
 
-def engine(
-    data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *plugins: Plugin, updates: int = 5, **options: Any
-) -> Engine:
-    amp = Amp(Amp.Config(**options))
-    monkeypatch.setattr(loader, "stage_plugins", lambda recipe, plan: [amp, *plugins])
+def engine(data: Path, folder: Path, *plugins: Plugin, updates: int = 5, **options: Any) -> Engine:
     tables = student_only(updates=updates, checkpoint_every=2, log_every=1)
     del tables["stage"][0]["epochs"]
-    plan = expanded(parse(tables))
-    return Engine(Stage(Context(plan, folder, data, progress=Notes()), plan.stages[0]), folder / "stage")
+    return engine_of(tables, data, folder, plugins=[Amp(Amp.Config(**options)), *plugins], progress=Notes())
 
 
-def trained(data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *plugins: Plugin, **more: Any) -> Records:
+def trained(data: Path, folder: Path, *plugins: Plugin, **more: Any) -> Records:
     records = Records()
-    training = engine(data, folder, monkeypatch, records, *plugins, **more)
+    training = engine(data, folder, records, *plugins, **more)
     with training.stage.exit:
         training.train()
     return records
@@ -122,38 +113,30 @@ def cosine(one: Tensor, other: Tensor) -> float:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_gradients_point_where_those_of_float32_do_and_are_as_long(
-    dtype: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gradients_point_where_those_of_float32_do_and_are_as_long(dtype: str, data: Path, tmp_path: Path) -> None:
     """Two micro-batches of two passes each: all four are added at one scale, and unscaled once."""
     several = (Accumulate(Accumulate.Config(batches=2)), Twice(None))
-    exact = trained(data, tmp_path / "exact", monkeypatch, *several, dtype="float32", updates=1).gradients[0]
-    half = trained(data, tmp_path / "half", monkeypatch, *several, dtype=dtype, updates=1).gradients[0]
-    once = trained(data, tmp_path / "once", monkeypatch, several[0], dtype="float32", updates=1).gradients[0]
+    exact = trained(data, tmp_path / "exact", *several, dtype="float32", updates=1).gradients[0]
+    half = trained(data, tmp_path / "half", *several, dtype=dtype, updates=1).gradients[0]
+    once = trained(data, tmp_path / "once", several[0], dtype="float32", updates=1).gradients[0]
     torch.testing.assert_close(exact, 2 * once)
     assert cosine(exact, half) > 0.99
     assert float(half.norm() / exact.norm()) == pytest.approx(1, abs=0.05)
     assert not torch.equal(exact, half)  # it did compute in something else
 
 
-def test_float32_is_what_the_core_computes_without_the_plugin(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    records = trained(data, tmp_path / "with", monkeypatch, dtype="float32")
-    monkeypatch.setattr(loader, "stage_plugins", lambda recipe, plan: [plain])
+def test_float32_is_what_the_core_computes_without_the_plugin(data: Path, tmp_path: Path) -> None:
+    records = trained(data, tmp_path / "with", dtype="float32")
     plain = Records()
     tables = student_only(updates=5)
     del tables["stage"][0]["epochs"]
-    made = expanded(parse(tables))
-    Engine(Stage(Context(made, tmp_path, data, progress=Progress()), made.stages[0]), tmp_path / "stage").train()
+    engine_of(tables, data, tmp_path, plugins=[plain]).train()
     assert torch.equal(records.weights[-1], plain.weights[-1])
 
 
-def test_an_overflow_skips_one_update_and_neither_weights_nor_schedule_move(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_overflow_skips_one_update_and_neither_weights_nor_schedule_move(data: Path, tmp_path: Path) -> None:
     records = Records()
-    training = engine(data, tmp_path, monkeypatch, records, Spikes(None), dtype="float16", init_scale=1024.0)
+    training = engine(data, tmp_path, records, Spikes(None), dtype="float16", init_scale=1024.0)
     with training.stage.exit:
         training.train()
     assert records.applied == [True, True, False, True, True]
@@ -171,27 +154,23 @@ def test_an_overflow_skips_one_update_and_neither_weights_nor_schedule_move(
     assert training.stage.explained["amp"]["skipped_updates"] == 1
 
 
-def test_the_update_after_an_overflow_is_the_one_that_would_have_been(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_update_after_an_overflow_is_the_one_that_would_have_been(data: Path, tmp_path: Path) -> None:
     """In the third update the spike hides what the rows say; the fourth starts from the same weights."""
-    spiked = trained(data, tmp_path / "a", monkeypatch, Spikes(None), dtype="float16")
-    plain = trained(data, tmp_path / "b", monkeypatch, dtype="float16")
+    spiked = trained(data, tmp_path / "a", Spikes(None), dtype="float16")
+    plain = trained(data, tmp_path / "b", dtype="float16")
     assert torch.equal(spiked.weights[1], plain.weights[1])
     assert cosine(spiked.gradients[3], plain.gradients[3]) > 0.9
     assert bool(spiked.gradients[3].isfinite().all())
 
 
-def test_a_gradient_that_overflows_at_every_scale_ends_in_one_sentence(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gradient_that_overflows_at_every_scale_ends_in_one_sentence(data: Path, tmp_path: Path) -> None:
     class Always(Spikes):
         @hookimpl
         def compute_loss(self, step: Step) -> list[LossTerm]:
             self.at = step.update
             return super().compute_loss(step)
 
-    training = engine(data, tmp_path, monkeypatch, Always(None), dtype="float16", init_scale=2.0, updates=30)
+    training = engine(data, tmp_path, Always(None), dtype="float16", init_scale=2.0, updates=30)
     told = (
         "In update 12 of the stage 'plain' the gradients overflow in float16 even where the loss is scaled by "
         '0.000976562; set dtype = "bfloat16" or "float32" in [stage.amp].'
@@ -201,16 +180,14 @@ def test_a_gradient_that_overflows_at_every_scale_ends_in_one_sentence(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_without_a_scale_gradients_that_are_not_finite_are_an_error(
-    dtype: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_scale_gradients_that_are_not_finite_are_an_error(dtype: str, data: Path, tmp_path: Path) -> None:
     class Infinite(Spikes):
         @hookimpl
         def compute_loss(self, step: Step) -> list[LossTerm]:
             near = (step.student().logits - step.student().logits.detach()).sum()
             return [LossTerm("root", near.abs().sqrt())]  # 0, with an infinite slope
 
-    training = engine(data, tmp_path, monkeypatch, Infinite(None), dtype=dtype)
+    training = engine(data, tmp_path, Infinite(None), dtype=dtype)
     with pytest.raises(TrainingError, match=r"In update 1 of the stage 'plain' the norm of the gradients is (nan|inf)"):
         training.train()
 
@@ -254,7 +231,7 @@ def test_a_chosen_dtype_is_told_with_its_times_and_kept_by_a_resumed_stage(
             if update.number == 3:
                 raise KeyboardInterrupt
 
-    training = engine(data, tmp_path, monkeypatch, Breaks(None), updates=4)
+    training = engine(data, tmp_path, Breaks(None), updates=4)
     with pytest.raises(KeyboardInterrupt):
         training.train()
     assert training.stage.progress.notes == [  # type: ignore[attr-defined]
@@ -263,7 +240,7 @@ def test_a_chosen_dtype_is_told_with_its_times_and_kept_by_a_resumed_stage(
     assert training.stage.explained["amp"]["dtype"] == "bfloat16"
 
     monkeypatch.setattr(precision, "measured", lambda stage, rows: {"float32": 0.01, "bfloat16": None})
-    again = engine(data, tmp_path, monkeypatch, updates=4)
+    again = engine(data, tmp_path, updates=4)
     again.train()
     assert again.at.update == 4
     assert again.stage.progress.notes == []  # type: ignore[attr-defined]
@@ -272,7 +249,7 @@ def test_a_chosen_dtype_is_told_with_its_times_and_kept_by_a_resumed_stage(
         "seconds_a_step": {"float32": 0.04, "bfloat16": 0.01},
     }
 
-    other = engine(data, tmp_path / "other", monkeypatch, updates=2)
+    other = engine(data, tmp_path / "other", updates=2)
     other.train()
     [note] = other.stage.progress.notes  # type: ignore[attr-defined]
     assert note.endswith("amp computes in float32 (a step of the student: float32 10 ms, bfloat16 given up).")

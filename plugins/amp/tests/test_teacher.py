@@ -14,7 +14,6 @@ from potstill_amp.teacher import convert, difference
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from potstill import loader
 from potstill.context import Context
 from potstill.engine import Engine
 from potstill.errors import ModelError
@@ -23,9 +22,9 @@ from potstill.models import Model, from_config
 from potstill.plugin import LossTerm, Plugin, hookimpl
 from potstill.progress import Progress
 from potstill.recipe import parse
-from potstill.runner import expanded
 from potstill.stage import Stage
 from potstill.step import Step
+from potstill.testing import engine_of, stage_of
 from potstill.testing.tiny import bert, recipe, write_data
 from potstill.tokenizers import load_tokenizer
 
@@ -62,13 +61,11 @@ class Notes(Progress):
         self.notes.append(text)
 
 
-def engine(data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *plugins: Plugin, **options: Any) -> Engine:
+def engine(data: Path, folder: Path, *plugins: Plugin, **options: Any) -> Engine:
     amp = Amp(Amp.Config(**{"dtype": "float32", "teacher_dtype": "bfloat16", **options}))
-    monkeypatch.setattr(loader, "stage_plugins", lambda recipe, plan: [*(plugins or (Looks(None),)), amp])
     tables = recipe()
     tables["stage"] = [{"name": "distil", "teacher": "fresh", "updates": 3, "batch_size": 8}]
-    plan = expanded(parse(tables))
-    return Engine(Stage(Context(plan, folder, data, progress=Notes()), plan.stages[0]), folder / "stage")
+    return engine_of(tables, data, folder, plugins=[*(plugins or (Looks(None),)), amp], progress=Notes())
 
 
 def test_the_difference_is_a_share_of_the_largest_value_and_masked_scores_are_none() -> None:
@@ -113,10 +110,8 @@ def test_what_a_model_is_saved_with_is_converted_all_of_it() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_a_teacher_in_half_precision_is_converted_checked_and_told_of(
-    dtype: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    training = engine(data, tmp_path, monkeypatch, teacher_dtype=dtype)
+def test_a_teacher_in_half_precision_is_converted_checked_and_told_of(dtype: str, data: Path, tmp_path: Path) -> None:
+    training = engine(data, tmp_path, teacher_dtype=dtype)
     stage = training.stage
     assert stage.precision.key == "float32"
     Looks.kinds.clear()
@@ -130,11 +125,9 @@ def test_a_teacher_in_half_precision_is_converted_checked_and_told_of(
     assert Looks.kinds == {torch.float32}
 
 
-def test_a_teacher_that_half_precision_changes_is_refused_by_number_and_feature(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_teacher_that_half_precision_changes_is_refused_by_number_and_feature(data: Path, tmp_path: Path) -> None:
     """Embeddings of 100 and a little: bfloat16 drops the little, of which a layer norm makes all there is."""
-    training = engine(data, tmp_path, monkeypatch)
+    training = engine(data, tmp_path)
     with torch.no_grad():
         training.stage.teacher.module.bert.embeddings.position_embeddings.weight.add_(100.0)
     told = r"In bfloat16 the teacher is off float32 by up to [\d.]+ of the largest value of .*; set teacher_dtype = "
@@ -144,39 +137,33 @@ def test_a_teacher_that_half_precision_changes_is_refused_by_number_and_feature(
     assert not list(training.checkpoints.glob("*"))
 
 
-def test_a_teacher_too_large_for_float16_is_refused(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    training = engine(data, tmp_path, monkeypatch, teacher_dtype="float16")
+def test_a_teacher_too_large_for_float16_is_refused(data: Path, tmp_path: Path) -> None:
+    training = engine(data, tmp_path, teacher_dtype="float16")
     with torch.no_grad():
         training.stage.teacher.module.bert.encoder.layer[1].output.LayerNorm.weight.fill_(1e5)
     with pytest.raises(ModelError, match="In float16 the teacher is off float32 by up to inf of the largest value of"):
         training.train()
 
 
-def test_a_teacher_that_the_machine_cannot_run_in_half_precision_is_refused(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_teacher_that_the_machine_cannot_run_in_half_precision_is_refused(data: Path, tmp_path: Path) -> None:
     def cannot(module: nn.Module, args: Any) -> None:
         if module.weight.dtype == torch.bfloat16:
             raise RuntimeError("could not create a primitive descriptor. Run it verbosely")
 
-    training = engine(data, tmp_path, monkeypatch)
+    training = engine(data, tmp_path)
     training.stage.teacher.module.bert.embeddings.LayerNorm.register_forward_pre_hook(cannot)
     told = r"The teacher, a BertForSequenceClassification, cannot compute in bfloat16 .*descriptor\); set teacher_dtype"
     with pytest.raises(ModelError, match=told):
         training.train()
 
 
-def test_a_wider_tolerance_lets_it_through(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wider_tolerance_lets_it_through(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="teacher_tolerance is 0.0001"):
-        engine(data, tmp_path / "tight", monkeypatch, teacher_tolerance=1e-4).train()
-    engine(data, tmp_path / "wide", monkeypatch, teacher_tolerance=0.05).train()
+        engine(data, tmp_path / "tight", teacher_tolerance=1e-4).train()
+    engine(data, tmp_path / "wide", teacher_tolerance=0.05).train()
 
 
-def test_a_teacher_that_nobody_looks_at_is_neither_loaded_nor_converted(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_teacher_that_nobody_looks_at_is_neither_loaded_nor_converted(data: Path, tmp_path: Path) -> None:
     class Blind(Looks):
         @hookimpl
         def setup(self, stage: Stage) -> None:
@@ -186,7 +173,7 @@ def test_a_teacher_that_nobody_looks_at_is_neither_loaded_nor_converted(
         def compute_loss(self, step: Step) -> list[LossTerm]:
             return [LossTerm("small", step.student().logits.square().mean())]
 
-    training = engine(data, tmp_path, monkeypatch, Blind(None))
+    training = engine(data, tmp_path, Blind(None))
     training.train()
     assert not training.stage._models._teachers
     assert training.stage.precision.key == "float32"
@@ -202,8 +189,7 @@ def test_student_and_caller_keep_their_weights_where_the_student_is_made_of_the_
     words = load_tokenizer("vocab.txt", data)
     teacher = Model(from_config(bert(2), words, context.task).module, words)
     before = copy.deepcopy(teacher.module.state_dict())
-    made = expanded(parse(tables), teacher_given=True)
-    stage = Stage(Context(made, data, data, progress=Progress(), given={"teacher": teacher}), made.stages[0])
+    stage = stage_of(tables, data, data, given={"teacher": teacher})
     with stage.exit:
         Engine(stage, data / "from-layers").train()
     assert {value.dtype for value in stage.student.module.parameters()} == {torch.float32}

@@ -20,19 +20,14 @@ from potstill_bilstm.plugin import BiLSTM
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from potstill import loader
-from potstill.context import Context
 from potstill.engine import Engine
 from potstill.errors import ModelError, PluginError
 from potstill.features import Hidden
 from potstill.optimizer import clip_norm
 from potstill.plugin import LossTerm, Plugin, hookimpl
-from potstill.progress import Progress
-from potstill.recipe import parse
-from potstill.runner import expanded
 from potstill.stage import Stage
 from potstill.step import Step
-from potstill.testing import assert_resumes_exactly, weights
+from potstill.testing import assert_resumes_exactly, engine_of, stage_of, weights
 from potstill.testing.tiny import recipe, student_only, write_data
 
 REAL = torch.cuda.is_available() and importlib.util.find_spec("amp_C") is not None
@@ -109,13 +104,11 @@ class Spikes(Plugin):
         return [LossTerm("spike", (1e30 if step.update == self.at else 0.0) * (logits - logits.detach()).sum())]
 
 
-def engine(data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *plugins: Plugin, **options: Any) -> Engine:
+def engine(data: Path, folder: Path, *plugins: Plugin, **options: Any) -> Engine:
     active = [Apex(Apex.Config(**options)), *plugins] if options else list(plugins)
-    monkeypatch.setattr(loader, "stage_plugins", lambda recipe, plan: active)
     tables = student_only(updates=4, log_every=1, checkpoint_every=2)
     del tables["stage"][0]["epochs"]
-    plan = expanded(parse(tables))
-    return Engine(Stage(Context(plan, folder, data, progress=Progress()), plan.stages[0]), folder / "stage")
+    return engine_of(tables, data, folder, plugins=active)
 
 
 def trained(*args: Any, **options: Any) -> Engine:
@@ -130,9 +123,9 @@ def trained(*args: Any, **options: Any) -> Engine:
 
 @pytest.mark.parametrize("kind", ["adam", "lamb"])
 def test_the_optimizer_takes_its_numbers_from_the_plan_and_decays_by_group(
-    kind: str, apex: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, apex: Any, data: Path, tmp_path: Path
 ) -> None:
-    optimizer = engine(data, tmp_path, monkeypatch, optimizer=kind).optimizer
+    optimizer = engine(data, tmp_path, optimizer=kind).optimizer
     assert type(optimizer) is {"adam": stand_in.FusedAdam, "lamb": stand_in.FusedLAMB}[kind]
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.01, 0.0]
     assert {group["lr"] for group in optimizer.param_groups} == {1e-3}
@@ -141,11 +134,9 @@ def test_the_optimizer_takes_its_numbers_from_the_plan_and_decays_by_group(
     assert optimizer.defaults.get("max_grad_norm") == (NO_CLIP if kind == "lamb" else None)
 
 
-def test_fused_adam_trains_what_adamw_trains(
-    apex: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fused = trained(data, tmp_path / "fused", monkeypatch, optimizer="adam").stage.student.module.state_dict()
-    plain = trained(data, tmp_path / "plain", monkeypatch).stage.student.module.state_dict()
+def test_fused_adam_trains_what_adamw_trains(apex: Any, data: Path, tmp_path: Path) -> None:
+    fused = trained(data, tmp_path / "fused", optimizer="adam").stage.student.module.state_dict()
+    plain = trained(data, tmp_path / "plain").stage.student.module.state_dict()
     for name, value in plain.items():
         torch.testing.assert_close(fused[name], value, rtol=1e-5, atol=1e-6)
 
@@ -153,10 +144,8 @@ def test_fused_adam_trains_what_adamw_trains(
 # layer norms
 
 
-def test_layer_norms_are_exchanged_with_their_parameters_and_put_back(
-    apex: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    training = engine(data, tmp_path, monkeypatch, optimizer="none", layer_norm=True)
+def test_layer_norms_are_exchanged_with_their_parameters_and_put_back(apex: Any, data: Path, tmp_path: Path) -> None:
+    training = engine(data, tmp_path, optimizer="none", layer_norm=True)
     module = training.stage.student.module
     before = {name: value.detach().clone() for name, value in module.state_dict().items()}
     kinds = [type(part) for part in module.modules()]
@@ -196,20 +185,16 @@ def test_only_plain_layer_norms_with_weight_and_bias_are_exchanged() -> None:
     assert module["both"].weight is both.weight
 
 
-def test_a_student_without_layer_norms_is_refused(
-    apex: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_student_without_layer_norms_is_refused(apex: Any, data: Path, tmp_path: Path) -> None:
     both = [Apex(Apex.Config(layer_norm=True)), BiLSTM(BiLSTM.Config(vocab="characters.txt", embedding_size=4))]
-    monkeypatch.setattr(loader, "stage_plugins", lambda recipe, plan: both)
     (data / "characters.txt").write_text("\n".join(["<PAD>", "<UNK>", *"abcdefghij"]))
     tables = student_only()
     tables["student"] = {"plugin": "bilstm", "vocab": "characters.txt"}
-    plan = expanded(parse(tables))
     with pytest.raises(ModelError, match="The student, a BiLSTM.*, has no nn.LayerNorm with weight and bias"):
-        Stage(Context(plan, tmp_path, data, progress=Progress()), plan.stages[0])
+        stage_of(tables, data, tmp_path, plugins=both)
 
 
-def test_teachers_are_given_fused_norms_where_asked(apex: Any, data: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_teachers_are_given_fused_norms_where_asked(apex: Any, data: Path, tmp_path: Path) -> None:
     class Looks(Plugin):
         name = "looks"
 
@@ -218,11 +203,9 @@ def test_teachers_are_given_fused_norms_where_asked(apex: Any, data: Path, tmp_p
             stage.observe(teacher=[Hidden(1)])
 
     both = [Apex(Apex.Config(optimizer="none", teacher_layer_norm=True)), Looks(None)]
-    monkeypatch.setattr(loader, "stage_plugins", lambda recipe, plan: both)
     tables = recipe()
     tables["stage"] = [{"name": "distil", "teacher": "fresh", "updates": 1}]
-    plan = expanded(parse(tables))
-    stage = Stage(Context(plan, tmp_path, data, progress=Progress()), plan.stages[0])
+    stage = stage_of(tables, data, tmp_path, plugins=both)
     kinds = {type(part) for part in stage.teacher.module.modules()}
     assert stand_in.FusedLayerNorm in kinds
     assert nn.LayerNorm not in kinds
@@ -236,15 +219,15 @@ def test_teachers_are_given_fused_norms_where_asked(apex: Any, data: Path, tmp_p
 
 @pytest.mark.parametrize("level", ["O1", "O2"])
 def test_all_passes_of_an_update_are_at_one_scale_and_unscaled_once(
-    level: str, apex: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    level: str, apex: Any, data: Path, tmp_path: Path
 ) -> None:
     exact, half = Records(), Records()
     two = Accumulate(Accumulate.Config(batches=2))
-    plain = engine(data, tmp_path / "exact", monkeypatch, exact, two)
+    plain = engine(data, tmp_path / "exact", exact, two)
     if level == "O2":  # master weights come in the optimizer's order
         exact.order = [parameter for group in plain.optimizer.param_groups for parameter in group["params"]]
     plain.train()
-    trained(data, tmp_path / "half", monkeypatch, half, two, opt_level=level)
+    trained(data, tmp_path / "half", half, two, opt_level=level)
     for one, other in zip(exact.gradients, half.gradients, strict=True):
         assert F.cosine_similarity(one, other, dim=0) > 0.99
         assert float(other.norm() / one.norm()) == pytest.approx(1, abs=0.05)
@@ -255,9 +238,9 @@ def test_all_passes_of_an_update_are_at_one_scale_and_unscaled_once(
 
 @pytest.mark.parametrize("level", ["O1", "O2"])
 def test_models_and_functions_are_as_before_when_the_stage_is_over(
-    level: str, apex: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    level: str, apex: Any, data: Path, tmp_path: Path
 ) -> None:
-    training = engine(data, tmp_path, monkeypatch, opt_level=level, layer_norm=True)
+    training = engine(data, tmp_path, opt_level=level, layer_norm=True)
     module = training.stage.student.module
     with training.stage.exit:
         training.train()
@@ -269,11 +252,9 @@ def test_models_and_functions_are_as_before_when_the_stage_is_over(
 
 
 @pytest.mark.parametrize("level", ["O1", "O2"])
-def test_an_overflow_skips_one_update_and_the_schedule_waits(
-    level: str, apex: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_overflow_skips_one_update_and_the_schedule_waits(level: str, apex: Any, data: Path, tmp_path: Path) -> None:
     records = Records()
-    training = trained(data, tmp_path, monkeypatch, records, Spikes(None), opt_level=level)
+    training = trained(data, tmp_path, records, Spikes(None), opt_level=level)
     assert records.applied == [True, False, True, True]
     assert training.at.applied == 3
     assert apex.amp.state_dict()["loss_scaler0"]["loss_scale"] == 2.0**15
@@ -308,12 +289,10 @@ def test_a_run_by_apex_amp_resumes_exactly(level: str, apex: Any, data: Path, tm
     assert {value.dtype for value in weights(tmp_path / "whole", "plain").values()} == {torch.float32}
 
 
-def test_apex_amp_and_the_plugin_amp_are_not_both_to_be_had(
-    apex: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_apex_amp_and_the_plugin_amp_are_not_both_to_be_had(apex: Any, data: Path, tmp_path: Path) -> None:
     with pytest.raises(PluginError, match="The plugins 'apex' and 'amp' both want the slot 'precision' in the stage"):
-        engine(data, tmp_path, monkeypatch, Amp(Amp.Config()), opt_level="O1")
-    engine(data, tmp_path, monkeypatch, Amp(Amp.Config()), optimizer="adam")
+        engine(data, tmp_path, Amp(Amp.Config()), opt_level="O1")
+    engine(data, tmp_path, Amp(Amp.Config()), optimizer="adam")
 
 
 @pytest.mark.parametrize("options", [{"optimizer": "none"}, {"optimizer": "sgd"}, {"opt_level": "O3"}])
@@ -333,8 +312,8 @@ def test_real_apex_trains_and_resumes_exactly(options: dict[str, Any], data: Pat
 
 
 @needs_apex
-def test_real_fused_adam_trains_what_adamw_trains(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fused = trained(data, tmp_path / "fused", monkeypatch, optimizer="adam", layer_norm=True)
-    plain = trained(data, tmp_path / "plain", monkeypatch).stage.student.module.state_dict()
+def test_real_fused_adam_trains_what_adamw_trains(data: Path, tmp_path: Path) -> None:
+    fused = trained(data, tmp_path / "fused", optimizer="adam", layer_norm=True)
+    plain = trained(data, tmp_path / "plain").stage.student.module.state_dict()
     for name, value in fused.stage.student.module.state_dict().items():
         torch.testing.assert_close(value, plain[name], rtol=1e-4, atol=1e-5)

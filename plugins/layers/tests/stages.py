@@ -7,10 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from potstill.context import Context
-from potstill.progress import Progress
-from potstill.recipe import parse
-from potstill.runner import expanded
+from potstill import testing
 from potstill.shares import shares
 from potstill.stage import Stage
 from potstill.step import Step
@@ -37,8 +34,7 @@ def tables_of(options: dict[str, Any], teacher: Any = None, student: dict[str, A
 
 def stage_of(tables: dict[str, Any], data: Path, folder: Path) -> Stage:
     """The last stage, set up and counted."""
-    plan = expanded(parse(tables))
-    stage = Stage(Context(plan, folder, data, progress=Progress()), plan.stages[-1])
+    stage = testing.stage_of(tables, data, folder)
     rows = stage.examples("train")
     assert rows is not None
     stage.count_updates(rows.lengths)

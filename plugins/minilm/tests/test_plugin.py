@@ -10,15 +10,12 @@ import pytest
 from potstill_minilm.plugin import MiniLM
 from pydantic import ValidationError
 
-from potstill.context import Context
 from potstill.errors import ModelError
 from potstill.features import LOGITS, QKV
 from potstill.planning import plan
-from potstill.progress import Progress
 from potstill.recipe import parse
-from potstill.runner import expanded
 from potstill.stage import Stage
-from potstill.testing import assert_resumes_exactly
+from potstill.testing import assert_resumes_exactly, stage_of
 from potstill.testing.tiny import bert, recipe, write_data
 
 
@@ -33,15 +30,14 @@ def tables(student: dict[str, Any] | None = None, **options: Any) -> dict[str, A
     return made
 
 
-def stage_of(data: Path, folder: Path, student: dict[str, Any] | None = None, **options: Any) -> Stage:
+def stage_with(data: Path, folder: Path, student: dict[str, Any] | None = None, **options: Any) -> Stage:
     made = tables(student, **options)
     made["stage"] = [{**made["stage"][1], "teacher": "fresh"}]
-    recipe_ = expanded(parse(made))
-    return Stage(Context(recipe_, folder, data, progress=Progress()), recipe_.stages[0])
+    return stage_of(made, data, folder)
 
 
 def test_nothing_but_one_layer_of_each_is_looked_at(data: Path, tmp_path: Path) -> None:
-    stage = stage_of(data, tmp_path, teacher_layer=1)
+    stage = stage_with(data, tmp_path, teacher_layer=1)
     assert stage.observed["teacher"] == [QKV(1)]
     assert set(stage.observed["student"]) == {LOGITS, QKV(-1)}
     assert stage.explained == {
@@ -54,21 +50,21 @@ def test_nothing_but_one_layer_of_each_is_looked_at(data: Path, tmp_path: Path) 
 
 
 def test_version_1_takes_the_attention_heads_and_needs_them_equal(data: Path, tmp_path: Path) -> None:
-    stage = stage_of(data, tmp_path, version=1)
+    stage = stage_with(data, tmp_path, version=1)
     assert stage.explained["minilm"]["relation_heads"] == 2
     assert stage.explained["minilm"]["relations"] == {"qk": 1.0, "vv": 1.0}
     with pytest.raises(ModelError, match="the teacher has 2 and the student 4; give the student 2 heads"):
-        stage_of(data, tmp_path, bert(1, 48, num_attention_heads=4), version=1)
+        stage_with(data, tmp_path, bert(1, 48, num_attention_heads=4), version=1)
 
 
 def test_relation_heads_that_do_not_fit_are_refused_with_some_that_do(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="relation_heads = 12 does not divide the teacher's width 32; .* is 16"):
-        stage_of(data, tmp_path, relation_heads=12)
+        stage_with(data, tmp_path, relation_heads=12)
 
 
 def test_a_layer_that_is_not_there_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="Layer 3 of the teacher is asked for, but it has layers 1 to 2"):
-        stage_of(data, tmp_path, teacher_layer=3)
+        stage_with(data, tmp_path, teacher_layer=3)
 
 
 @pytest.mark.parametrize(

@@ -16,16 +16,12 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 import potstill
-from potstill.context import Context
 from potstill.engine import Engine
 from potstill.errors import PotstillError
 from potstill.plugin import Plugin, hookimpl
-from potstill.progress import Progress
-from potstill.recipe import parse
-from potstill.runner import expanded
 from potstill.stage import Stage
 from potstill.step import Pass, Step, Update
-from potstill.testing import assert_resumes_exactly, weights
+from potstill.testing import assert_resumes_exactly, stage_of, weights
 from potstill.testing.tiny import bert, recipe, write_data
 from potstill.tokenizers import load_tokenizer
 
@@ -55,9 +51,8 @@ def tables(*others: str, stage: dict[str, Any] | None = None, **options: Any) ->
 
 
 @contextmanager
-def stage_of(told: dict[str, Any], rows: Path, folder: Path) -> Iterator[Stage]:
-    plan = expanded(parse(told))
-    stage = Stage(Context(plan, folder, rows, progress=Progress()), plan.stages[0])
+def open_stage(told: dict[str, Any], rows: Path, folder: Path) -> Iterator[Stage]:
+    stage = stage_of(told, rows, folder)
     with stage.exit:
         yield stage
 
@@ -99,7 +94,7 @@ def watched(
         return [twice, *made(*words)] if first else [*made(*words), twice]
 
     monkeypatch.setattr("potstill.stage.loader.stage_plugins", with_twice)
-    with stage_of(told, rows, folder) as stage:
+    with open_stage(told, rows, folder) as stage:
         Engine(stage, folder / "stage").train()
     return twice
 
@@ -121,7 +116,7 @@ def test_a_row_draws_the_same_in_any_cut_of_an_update_into_micro_batches(rows: P
         stage = {"batch_size": size, "epochs": None, "updates": 1, "warmup": 0, "accumulate": {"batches": batches}}
         stage["evaluate"] = False
         options = {"draw": "example", "schedule": "constant", "tune": False}
-        with stage_of(tables("accumulate", stage=stage, **options), rows, folder) as stage_:
+        with open_stage(tables("accumulate", stage=stage, **options), rows, folder) as stage_:
             stage_.student.module.double()
             Engine(stage_, folder / "stage").train()
             return weights_of(stage_)
@@ -142,7 +137,7 @@ def test_a_row_draws_the_same_in_any_cut_of_an_update_into_micro_batches(rows: P
 def test_the_successor_learns_the_predecessor_never_and_the_rest_when_asked(
     options: dict[str, Any], moved: set[str], rows: Path, tmp_path: Path
 ) -> None:
-    with stage_of(tables(rate=0.8, **options), rows, tmp_path) as stage:
+    with open_stage(tables(rate=0.8, **options), rows, tmp_path) as stage:
         before = weights_of(stage)
         Engine(stage, tmp_path / "stage").train()
         after = weights_of(stage)
@@ -173,7 +168,7 @@ def test_clipping_all_counts_what_the_predecessor_s_embeddings_and_head_would_ha
 ) -> None:
     # At rate 1 the kept layers have no gradient: what more there is to clip is outside the layers.
     for clip in ("trained", "all"):
-        with stage_of(tables(rate=1.0, clip=clip, stage={"updates": 1, "epochs": None}), rows, tmp_path) as stage:
+        with open_stage(tables(rate=1.0, clip=clip, stage={"updates": 1, "epochs": None}), rows, tmp_path) as stage:
             sizes: dict[str, float] = {}
             for name, value in stage.student.module.named_parameters():
                 if value.requires_grad:
@@ -184,7 +179,7 @@ def test_clipping_all_counts_what_the_predecessor_s_embeddings_and_head_would_ha
 
 
 def test_an_update_in_which_no_module_is_replaced_changes_nothing_and_goes_on(rows: Path, tmp_path: Path) -> None:
-    with stage_of(tables(rate=1e-9, schedule="constant", tune=False), rows, tmp_path) as stage:
+    with open_stage(tables(rate=1e-9, schedule="constant", tune=False), rows, tmp_path) as stage:
         before = weights_of(stage)
         Engine(stage, tmp_path / "stage").train()
         assert all(torch.equal(value, before[name]) for name, value in weights_of(stage).items())
@@ -192,7 +187,7 @@ def test_an_update_in_which_no_module_is_replaced_changes_nothing_and_goes_on(ro
 
 
 def test_the_rate_follows_the_updates_that_were_applied(rows: Path, tmp_path: Path) -> None:
-    with stage_of(tables(slope=0.25, rate=0.25), rows, tmp_path) as stage:
+    with open_stage(tables(slope=0.25, rate=0.25), rows, tmp_path) as stage:
         plugin, rates = theseus(stage), []
         for number, applied in ((1, True), (2, False), (3, True)):
             done = sum((True, False, True)[:number])
@@ -209,7 +204,9 @@ def test_other_plugins_see_as_many_layers_as_modules_and_what_is_kept_is_the_tea
     rate: float, rows: Path, tmp_path: Path
 ) -> None:
     beside = {"layers": {"hidden": {"hidden_mse": 1.0}, "attention": {"attention_mse": 1.0}}, "evaluate": False}
-    with stage_of(tables("layers", schedule="constant", rate=rate, tune=False, stage=beside), rows, tmp_path) as stage:
+    with open_stage(
+        tables("layers", schedule="constant", rate=rate, tune=False, stage=beside), rows, tmp_path
+    ) as stage:
         Engine(stage, tmp_path / "stage").train()
     terms = json.loads((tmp_path / "stage/metrics.jsonl").read_text().splitlines()[0])["terms"]
     pairs = ("hidden_mse_t2_s1", "hidden_mse_t4_s2", "attention_mse_t2_s1", "attention_mse_t4_s2")
@@ -217,7 +214,7 @@ def test_other_plugins_see_as_many_layers_as_modules_and_what_is_kept_is_the_tea
 
 
 def test_hinton_brings_soft_targets_and_the_map_of_layers_is_explained(rows: Path, tmp_path: Path) -> None:
-    with stage_of(tables("hinton"), rows, tmp_path) as stage:
+    with open_stage(tables("hinton"), rows, tmp_path) as stage:
         Engine(stage, tmp_path / "stage").train()
         assert stage.explained["theseus"] == {
             "modules": ["student 1 ↔ teacher 1 to 2", "student 2 ↔ teacher 3 to 4"],
@@ -253,7 +250,7 @@ def test_rows_that_draw_alone_resume_exactly_too(rows: Path, tmp_path: Path) -> 
 
 
 def test_scores_are_the_finished_student_s(rows: Path, tmp_path: Path) -> None:
-    with stage_of(tables(), rows, tmp_path) as stage:
+    with open_stage(tables(), rows, tmp_path) as stage:
         engine = Engine(stage, tmp_path / "stage")
         engine.train()
         module = stage.student.module
@@ -283,7 +280,7 @@ FRESH = {"teacher": {"config": bert(4), "tokenizer": "vocab.txt"}}
 )  # fmt: skip
 def test_what_does_not_fit_is_one_sentence(told: dict[str, Any], sentence: str, rows: Path, tmp_path: Path) -> None:
     def train() -> None:
-        with stage_of(told, rows, tmp_path) as stage:
+        with open_stage(told, rows, tmp_path) as stage:
             Engine(stage, tmp_path / "stage").train()
 
     with pytest.raises(PotstillError) as caught:
@@ -294,7 +291,7 @@ def test_what_does_not_fit_is_one_sentence(told: dict[str, Any], sentence: str, 
 
 
 def test_the_student_s_table_may_name_the_layers_it_starts_as(rows: Path, tmp_path: Path) -> None:
-    with stage_of({**tables(), "student": {"layers": [2, 4]}}, rows, tmp_path) as stage:
+    with open_stage({**tables(), "student": {"layers": [2, 4]}}, rows, tmp_path) as stage:
         own = [module.successor.state_dict() for module in theseus(stage).modules]
         known = [stage.teacher.module.bert.encoder.layer[i].state_dict() for i in (1, 3)]  # type: ignore[union-attr, index]
         assert all(torch.equal(a[name], b[name]) for a, b in zip(own, known, strict=True) for name in a)

@@ -18,18 +18,15 @@ from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassificat
 
 import potstill
 from potstill.batch import Batch
-from potstill.context import Context
 from potstill.engine import Engine
 from potstill.errors import ModelError
 from potstill.plugin import LossTerm
-from potstill.progress import Progress
-from potstill.recipe import TaskConfig, parse
-from potstill.runner import expanded
+from potstill.recipe import TaskConfig
 from potstill.shares import shares
 from potstill.stage import Stage
 from potstill.step import Step
 from potstill.tasks import load_task
-from potstill.testing import assert_resumes_exactly
+from potstill.testing import assert_resumes_exactly, stage_of
 from potstill.testing.tiny import bert, recipe, write_data
 from potstill.tokenizers import load_tokenizer
 
@@ -50,9 +47,8 @@ def tables(phase: str = "intermediate", *, student: dict[str, Any] | None = None
 
 
 @contextmanager
-def stage_of(told: dict[str, Any], data: Path, folder: Path) -> Iterator[Stage]:
-    plan = expanded(parse(told))
-    stage = Stage(Context(plan, folder, data, progress=Progress()), plan.stages[-1])
+def open_stage(told: dict[str, Any], data: Path, folder: Path) -> Iterator[Stage]:
+    stage = stage_of(told, data, folder)
     with stage.exit:
         yield stage
 
@@ -79,7 +75,7 @@ def inside(module: Any, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def test_the_terms_are_sums_over_the_mapped_layers_of_means_over_tokens_and_pairs(rows: Path, tmp_path: Path) -> None:
-    with stage_of(tables(hidden=0.5), rows, tmp_path) as stage:
+    with open_stage(tables(hidden=0.5), rows, tmp_path) as stage:
         terms, batch = terms_of(stage)
         own, own_scores = inside(stage.student.module, batch)
         known, known_scores = inside(stage.teacher.module, batch)
@@ -107,7 +103,7 @@ def test_the_terms_are_sums_over_the_mapped_layers_of_means_over_tokens_and_pair
 
 
 def test_only_mapped_layers_are_observed_and_a_list_may_leave_one_out(rows: Path, tmp_path: Path) -> None:
-    with stage_of(tables(layers=[0, -2], embedding=0, padding="reference"), rows, tmp_path) as stage:
+    with open_stage(tables(layers=[0, -2], embedding=0, padding="reference"), rows, tmp_path) as stage:
         assert [str(feature) for feature in stage.observed["teacher"]] == ["Hidden(layer=3)", "Scores(layer=3)"]
         terms, _ = terms_of(stage)
         units = {name: term.per.name for name, term in terms.items()}
@@ -118,13 +114,13 @@ def test_widths_that_are_equal_need_no_projection_and_one_that_is_asked_for_is_t
     rows: Path, tmp_path: Path
 ) -> None:
     wide = bert(2, 32, **CALM)
-    with stage_of(tables(student=wide), rows, tmp_path) as stage:
+    with open_stage(tables(student=wide), rows, tmp_path) as stage:
         assert not stage.modules
-    with stage_of(tables(student=wide, projection="paper"), rows, tmp_path) as stage:
+    with open_stage(tables(student=wide, projection="paper"), rows, tmp_path) as stage:
         projection = stage.modules["tinybert_projection"]
         assert set(projection.state_dict()) == {"maps.embedding.weight", "maps.hidden.weight"}
         assert {id(p) for p in projection.parameters()} <= {id(p) for p in stage.parameters}
-    with stage_of(tables(hidden=0, embedding=0), rows, tmp_path) as stage:
+    with open_stage(tables(hidden=0, embedding=0), rows, tmp_path) as stage:
         assert not stage.modules
 
 
@@ -140,18 +136,18 @@ def test_widths_that_are_equal_need_no_projection_and_one_that_is_asked_for_is_t
 def test_what_does_not_fit_the_models_is_one_sentence(
     told: dict[str, Any], sentence: str, rows: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ModelError, match=sentence), stage_of(told, rows, tmp_path):
+    with pytest.raises(ModelError, match=sentence), open_stage(told, rows, tmp_path):
         pass
 
 
 def test_bertadam_claims_the_optimizer_and_clips_each_parameter_by_itself(rows: Path, tmp_path: Path) -> None:
-    with stage_of(tables(optimizer="bertadam"), rows, tmp_path) as stage:
+    with open_stage(tables(optimizer="bertadam"), rows, tmp_path) as stage:
         assert stage.owners == {"optimizer": "tinybert", "clip": "tinybert"}
         assert type(stage.make_optimizer()).__name__ == "BertAdam"
 
 
 def trained(told: dict[str, Any], data: Path, folder: Path) -> list[Tensor]:
-    with stage_of(told, data, folder) as stage:
+    with open_stage(told, data, folder) as stage:
         stage.student.module.double()
         stage.teacher.module.double()
         for module in stage.modules.values():
@@ -231,7 +227,7 @@ def test_words_of_one_piece_become_what_a_masked_language_model_from_a_folder_ex
 ) -> None:
     folder = save_model(BertForMaskedLM, rows, tmp_path / "lm")
     augmentation = {"passes": 1, "candidates": 3, "probability": 1.0, "masked_lm": str(folder)}
-    with stage_of(tables(augmentation=augmentation), rows, tmp_path) as stage:
+    with open_stage(tables(augmentation=augmentation), rows, tmp_path) as stage:
         (transform,) = stage.transforms
         text = "the wave of a storm"
         row, variant = transform.apply([{"text": text, "label": "sea"}], [np.random.default_rng(1)])[0]
@@ -245,7 +241,7 @@ def test_words_of_one_piece_become_what_a_masked_language_model_from_a_folder_ex
         assert stage.explained["tinybert"]["augmentation"].startswith("1 passes; each word with probability 1 by one")
         known = transform.key
     other = {**augmentation, "candidates": 2}
-    with stage_of(tables(augmentation=other), rows, tmp_path) as stage:
+    with open_stage(tables(augmentation=other), rows, tmp_path) as stage:
         assert stage.transforms[0].key != known
 
 
@@ -260,7 +256,7 @@ def test_what_is_no_masked_language_model_is_refused(
     if kind is not None:
         save_model(kind, rows, folder)
     told = tables(augmentation={"masked_lm": str(folder)})
-    with pytest.raises(ModelError, match=sentence) as caught, stage_of(told, rows, tmp_path):
+    with pytest.raises(ModelError, match=sentence) as caught, open_stage(told, rows, tmp_path):
         pass
     assert "\n" not in str(caught.value)
 

@@ -64,8 +64,7 @@ class Rows:
 class TableAttack(Attack[Rows]):
     """Moves an embedding table as a whole: one shift for all rows of a micro-batch, of one norm.
 
-    The gradient is the parameter's `.grad`, so nothing else may be in there when the pass begins. Only rows with a
-    gradient are touched: a batch has a thousand words, a table twenty thousand.
+    The gradient is the parameter's `.grad`, so nothing else may be in there when the pass begins.
     """
 
     def __init__(self, table: Tensor) -> None:
@@ -89,13 +88,24 @@ class TableAttack(Attack[Rows]):
         (gradient,) = gradients
         if gradient is None:
             return shift
-        # A row whose squares are all 0 has no part in the table's norm either; NaN and inf are not 0.
-        chosen = torch.linalg.vector_norm(gradient, dim=1) != 0
-        if shift is not None:
-            chosen[shift.numbers] = True
-        numbers = chosen.nonzero()[:, 0]  # waits for the device
+        numbers = _touched(gradient, shift)
         before = None if shift is None else shift.among(numbers)
         return Rows(numbers, ascended(before, gradient[numbers], size, epsilon, TABLE))
+
+
+def _touched(gradient: Tensor, shift: Rows | None) -> Tensor:
+    """The numbers of the rows to move, ascending.
+
+    On a CPU those with a gradient, a thousand words of a batch in a table of twenty thousand; elsewhere all, since
+    asking which these are would wait for the device.
+    """
+    if gradient.device.type != "cpu":
+        return torch.arange(len(gradient), device=gradient.device)
+    # A row whose squares are all 0 has no part in the table's norm either; NaN and inf are not 0.
+    chosen = torch.linalg.vector_norm(gradient, dim=1) != 0
+    if shift is not None:
+        chosen[shift.numbers] = True
+    return chosen.nonzero()[:, 0]
 
 
 class OutputAttack(Attack[Places]):

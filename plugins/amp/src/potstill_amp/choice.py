@@ -41,8 +41,7 @@ def step_times(
 ) -> Times:
     """Times a step in each dtype; one that takes longer than float32 took altogether, or cannot be done, is given up.
 
-    The batch grows from one row by doubling, so that a dtype a hundred times slower than float32 is found out by a
-    small one.
+    The batch grows from one row by doubling, so that a dtype far slower than float32 is found out by a small one.
 
     Args:
         step: does one step in a dtype on so many rows.
