@@ -30,15 +30,11 @@ from transformers import (
     TrainingArguments,
 )
 
-from potstill import loader
+from potstill import testing
 from potstill.batch import IGNORED
-from potstill.context import Context
 from potstill.engine import Engine
 from potstill.models import Model
 from potstill.plugin import Plugin, hookimpl
-from potstill.progress import Progress
-from potstill.recipe import parse
-from potstill.runner import expanded
 from potstill.stage import Stage
 from potstill.tokenizers import load_tokenizer
 
@@ -106,15 +102,8 @@ def stage_of(folder: Path, cut: int, *more: Plugin) -> Stage:
         "accumulate": {"batches": cut},
     }
     tables = {"data": {"max_length": 64}, "task": {"labels": LABELS}, "stage": [stage]}
-    recipe = expanded(parse(tables), teacher_given=True)
     given = {side: Model(module, words) for side, module in zip(("teacher", "student"), models(), strict=True)}
-    context = Context(recipe, folder, folder, progress=Progress(), given=given, tables={"train": table()})
-    plain = loader.stage_plugins
-    loader.stage_plugins = lambda recipe, plan: [*plain(recipe, plan), *more]  # type: ignore[assignment]
-    try:
-        return Stage(context, recipe.stages[0])
-    finally:
-        loader.stage_plugins = plain
+    return testing.stage_of(tables, folder, folder, beside=more, given=given, tables={"train": table()})
 
 
 def by_potstill(folder: Path, cut: int) -> Tensor:

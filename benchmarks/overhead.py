@@ -16,55 +16,25 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from statistics import median
-from time import perf_counter, process_time
 from typing import Any
+
+from turns import LABELS, WORDS, Cell, Clock, clocked, in_a_process, made_up, words_in
 
 VARIANTS = ("bare", "potstill", "trainer")
 TEMPERATURE, ALPHA, RATE = 4.0, 0.9, 1e-4
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One size: rows of a batch, tokens of a row, and the updates to warm up and to count."""
-
-    batch: int
-    length: int
-    warmup: int
-    counted: int
-
-
 CELLS = {"trivial": Cell(8, 16, 100, 1000), "small": Cell(16, 32, 5, 20)}
-LABELS = ["a", "b", "c", "d"]
-WORDS = [f"w{number}" for number in range(1000)]
 
 
-class Clock:
-    """CPU and wall time between the end of the warm-up and the last update."""
-
-    def __init__(self, cell: Cell) -> None:
-        self.cell = cell
-        self.marks: list[tuple[float, float]] = []
-
-    def tick(self, update: int) -> None:
-        """Told of every update, counted from 1."""
-        if update in (self.cell.warmup, self.cell.warmup + self.cell.counted):
-            self.marks.append((process_time(), perf_counter()))
-
-    def result(self) -> dict[str, float]:
-        """Milliseconds a step."""
-        (cpu, wall), (cpu_end, wall_end) = self.marks
-        return {
-            "cpu_ms": 1000 * (cpu_end - cpu) / self.cell.counted,
-            "wall_ms": 1000 * (wall_end - wall) / self.cell.counted,
-        }
+def clock_of(cell: str) -> Clock:
+    return Clock(CELLS[cell].warmup, CELLS[cell].counted)
 
 
 def models(cell: str) -> tuple[Any, Any]:
@@ -108,59 +78,31 @@ def models(cell: str) -> tuple[Any, Any]:
 
 
 def stage_of(cell: str, folder: Path, extra: Callable[[int], None]) -> Any:
-    """A potstill stage on made-up rows, all of one length; `extra` is told of every update."""
-    from datasets import Dataset
-
-    from potstill import loader
-    from potstill.context import Context
+    """A potstill stage on made-up rows; `extra` is told of every update."""
     from potstill.models import Model
-    from potstill.plugin import Plugin, hookimpl
-    from potstill.progress import Progress
-    from potstill.recipe import parse
-    from potstill.runner import expanded
-    from potstill.stage import Stage
-    from potstill.tokenizers import load_tokenizer
-
-    class Ticking(Plugin):
-        name = "clock"
-
-        @hookimpl
-        def on_update(self, update: Any) -> None:
-            extra(update.number)
 
     size = CELLS[cell]
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
-    words = load_tokenizer("vocab.txt", folder)
-    rows = size.batch * (size.warmup + size.counted)  # one epoch: evaluations and checkpoints come after it
-    texts = [" ".join(WORDS[(7 * row + 13 * at) % 1000] for at in range(size.length - 2)) for row in range(rows)]
-    table = Dataset.from_dict({"text": texts, "label": [LABELS[row % 4] for row in range(rows)]})
+    words = words_in(folder)
     stage = {
         "name": "distil",
-        "updates": size.warmup + size.counted,
+        "updates": size.updates,
         "batch_size": size.batch,
         "learning_rate": RATE,
         "plugins": ["hinton", "accumulate"],
         "hinton": {"temperature": TEMPERATURE, "alpha": ALPHA},
         "accumulate": {"batches": 1},
         "teacher_once": False,
-        "checkpoint_every": 10**6,
     }
-    recipe = expanded(
-        parse({"data": {"max_length": size.length}, "task": {"labels": LABELS}, "stage": [stage]}), teacher_given=True
-    )
-    teacher, student = models(cell)
-    given = {"teacher": Model(teacher, words), "student": Model(student, words)}
-    context = Context(recipe, folder, folder, progress=Progress(), given=given, tables={"train": table})
-    plain = loader.stage_plugins
-    loader.stage_plugins = lambda recipe, plan: [*plain(recipe, plan), Ticking(None)]  # type: ignore[assignment]
-    return Stage(context, recipe.stages[0])
+    recipe = {"data": {"max_length": size.length}, "task": {"labels": LABELS}, "stage": [stage]}
+    given = {side: Model(module, words) for side, module in zip(("teacher", "student"), models(cell), strict=True)}
+    return clocked(recipe, folder, folder, extra, given=given, tables={"train": made_up(size)})
 
 
 def potstill(cell: str, folder: Path) -> dict[str, float]:
     """The engine."""
     from potstill.engine import Engine
 
-    clock = Clock(CELLS[cell])
+    clock = clock_of(cell)
     stage = stage_of(cell, folder, clock.tick)
     with stage.exit:
         Engine(stage, folder).train()
@@ -183,7 +125,7 @@ def bare(cell: str, folder: Path) -> dict[str, float]:
     from potstill.optimizer import parameter_groups
     from potstill.schedule import multiplier
 
-    size, clock = CELLS[cell], Clock(CELLS[cell])
+    size, clock = CELLS[cell], clock_of(cell)
     stage = stage_of(cell, folder, lambda update: None)
     rows, total = stage.examples("train"), size.warmup + size.counted
     teacher, student = stage.teacher.module, stage.student.module
@@ -211,7 +153,7 @@ def trainer(cell: str, folder: Path) -> dict[str, float]:
     import torch
     from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
 
-    size, clock = CELLS[cell], Clock(CELLS[cell])
+    size, clock = CELLS[cell], clock_of(cell)
     stage = stage_of(cell, folder, lambda update: None)
     rows = stage.examples("train")
     teacher, student = stage.teacher.module, stage.student.module
@@ -260,17 +202,6 @@ def trainer(cell: str, folder: Path) -> dict[str, float]:
     return clock.result()
 
 
-def turn(cell: str, variant: str, threads: int) -> dict[str, float]:
-    """One turn in a process of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
-    words = [sys.executable, __file__, "--turn", cell, variant]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return result
-
-
 def report(results: dict[str, dict[str, list[dict[str, float]]]], rounds: int, threads: int) -> str:
     """Markdown: medians, and the difference to the bare loop of the same round."""
     lines = [
@@ -310,7 +241,7 @@ def main() -> None:
     for _ in range(told.rounds):
         for cell in told.cells:
             for variant in VARIANTS:
-                results[cell][variant].append(turn(cell, variant, told.threads))
+                results[cell][variant].append(in_a_process(__file__, "--turn", cell, variant, threads=told.threads))
                 print(cell, variant, results[cell][variant][-1], file=sys.stderr, flush=True)
     text = report(results, told.rounds, told.threads)
     told.out.write_text(text, encoding="utf-8") if told.out else print(text)

@@ -14,18 +14,16 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 from datetime import date
 from pathlib import Path
 from statistics import median
-from time import perf_counter, process_time
 from typing import Any
 
+from turns import LABELS, Cell, Clock, clocked, in_a_process, made_up, words_in
+
 WARMUP = 2
-WORDS = [f"w{number}" for number in range(1000)]
-LABELS = ["a", "b", "c", "d"]
 
 
 def variants(dtypes: list[str]) -> dict[str, dict[str, str]]:
@@ -58,83 +56,42 @@ def model(layers: int, width: int, length: int, words: Any) -> Any:
     return Model(BertForSequenceClassification(config), words)
 
 
-def stage_of(options: dict[str, str], told: argparse.Namespace, folder: Path, ticks: list[tuple[float, float]]) -> Any:
-    """A stage on made-up rows; CPU and wall time are noted when the warm-up and when all updates are over."""
+def stage_of(options: dict[str, str], told: argparse.Namespace, folder: Path, clock: Clock) -> Any:
+    """A stage on made-up rows; the clock is told of every update."""
     import torch
-    from datasets import Dataset
 
-    from potstill import loader
-    from potstill.context import Context
-    from potstill.plugin import Plugin, hookimpl
-    from potstill.progress import Progress
-    from potstill.recipe import parse
-    from potstill.runner import expanded
-    from potstill.stage import Stage
-    from potstill.tokenizers import load_tokenizer
-
-    updates = WARMUP + told.updates
-
-    class Clock(Plugin):
-        name = "clock"
-
-        @hookimpl
-        def on_update(self, update: Any) -> None:
-            if update.number in (WARMUP, updates):
-                if torch.cuda.is_available():
-                    torch.cuda.synchronize()
-                ticks.append((process_time(), perf_counter()))
-
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
-    words = load_tokenizer("vocab.txt", folder)
-    rows = told.batch * updates
-    texts = [" ".join(WORDS[(7 * row + 13 * at) % 1000] for at in range(told.length - 2)) for row in range(rows)]
-    table = Dataset.from_dict({"text": texts, "label": [LABELS[row % 4] for row in range(rows)]})
+    size = Cell(told.batch, told.length, WARMUP, told.updates)
+    words = words_in(folder)
     stage = {
         "name": "distil",
-        "updates": updates,
-        "batch_size": told.batch,
+        "updates": size.updates,
+        "batch_size": size.batch,
         "learning_rate": 1e-4,
         "plugins": ["hinton", "amp"],
         "amp": {**options, "teacher_tolerance": 1.0},
         "teacher_once": False,
-        "checkpoint_every": 10**6,
     }
-    tables = {"data": {"max_length": told.length}, "task": {"labels": LABELS}, "stage": [stage]}
-    recipe = expanded(parse(tables), teacher_given=True)
+    recipe = {"data": {"max_length": size.length}, "task": {"labels": LABELS}, "stage": [stage]}
     torch.manual_seed(0)
     given = {side: model(layers, told.width, told.length, words) for side, layers in (("teacher", 12), ("student", 4))}
-    context = Context(recipe, folder, folder, progress=Progress(), given=given, tables={"train": table})
-    plain = loader.stage_plugins
-    loader.stage_plugins = lambda recipe, plan: [*plain(recipe, plan), Clock(None)]  # type: ignore[assignment]
-    return Stage(context, recipe.stages[0])
+    return clocked(recipe, folder, folder, clock.tick, given=given, tables={"train": made_up(size)})
 
 
 def measure(options: dict[str, str], told: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Milliseconds a step, and the dtype of the student."""
     from potstill.engine import Engine
 
-    ticks: list[tuple[float, float]] = []
-    stage = stage_of(options, told, folder, ticks)
+    clock = Clock(WARMUP, told.updates)
+    stage = stage_of(options, told, folder, clock)
     with stage.exit:
         Engine(stage, folder).train()
-    (cpu, wall), (cpu_end, wall_end) = ticks
-    return {
-        "cpu_ms": 1000 * (cpu_end - cpu) / told.updates,
-        "wall_ms": 1000 * (wall_end - wall) / told.updates,
-        "dtype": stage.explained["amp"]["dtype"],
-    }
+    return {**clock.result(), "dtype": stage.explained["amp"]["dtype"]}
 
 
 def turn(name: str, told: argparse.Namespace) -> dict[str, Any]:
     """One turn in a process of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(told.threads), "TOKENIZERS_PARALLELISM": "false"}
     sizes = [f"--{key}={getattr(told, key)}" for key in ("updates", "batch", "length", "width")]
-    words = [sys.executable, __file__, "--turn", name, *sizes, "--dtypes", *told.dtypes]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    return in_a_process(__file__, "--turn", name, *sizes, "--dtypes", *told.dtypes, threads=told.threads)
 
 
 def machine() -> str:

@@ -26,7 +26,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from overhead import LABELS, Cell, Clock
+from turns import LABELS, Cell, Clock, clocked, in_a_process, made_up, words_in
 
 LAYERS, WIDTH = 4, 256
 CELLS = {"bert": Cell(32, 32, 3, 12), "bilstm": Cell(64, 24, 5, 20)}
@@ -93,17 +93,14 @@ def bilstm() -> Any:
 
 
 def words_of(cell: str, folder: Path) -> tuple[Any, list[str]]:
-    """A tokenizer, and what stands for the words of a text: word pieces with a space, or characters."""
+    """A tokenizer, and the words, or characters, of a text."""
     from potstill_bilstm.tokenizer import PAD, UNKNOWN, character_tokenizer
-
-    from potstill.tokenizers import load_tokenizer
 
     if cell == "bilstm":
         characters = [chr(0x4E00 + number) for number in range(WORDS[cell] - 2)]
         return character_tokenizer([PAD, UNKNOWN, *characters]), characters
     words = [f"w{number}" for number in range(WORDS[cell] - 5)]
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
-    return load_tokenizer("vocab.txt", folder), [f"{word} " for word in words]
+    return words_in(folder, words), words
 
 
 def models(cell: str, replacing: bool, folder: Path) -> tuple[dict[str, Any], list[str]]:
@@ -122,53 +119,29 @@ def models(cell: str, replacing: bool, folder: Path) -> tuple[dict[str, Any], li
 
 
 def stage_of(cell: str, variant: Variant, folder: Path, clock: Clock) -> Any:
-    """A stage on made-up rows, all of one length; the clock is told of every update."""
-    from datasets import Dataset
-
-    from potstill import loader
-    from potstill.context import Context
-    from potstill.plugin import Plugin, hookimpl
-    from potstill.progress import Progress
-    from potstill.recipe import parse
-    from potstill.runner import expanded
-    from potstill.stage import Stage
-
-    class Ticking(Plugin):
-        name = "clock"
-
-        @hookimpl
-        def on_update(self, update: Any) -> None:
-            clock.tick(update.number)
-
+    """A stage on made-up rows; the clock is told of every update."""
     size, replacing = CELLS[cell], "theseus" in variant.plugins
     given, words = models(cell, replacing, folder)
-    rows = size.batch * (size.warmup + size.counted)  # one epoch: evaluations and checkpoints come after it
-    texts = ["".join(words[(7 * row + 131 * at) % len(words)] for at in range(size.length - 2)) for row in range(rows)]
-    table = Dataset.from_dict({"text": texts, "label": [LABELS[row % 4] for row in range(rows)]})
     stage = {
         "name": "student",
-        "updates": size.warmup + size.counted,
+        "updates": size.updates,
         "batch_size": size.batch,
         "learning_rate": 1e-4,
         "plugins": list(variant.plugins),
         **variant.plugins,
         **variant.stage,
-        "checkpoint_every": 10**6,
     }
     student = {"student": {"plugin": "theseus"}} if replacing else {}
-    recipe = parse({"data": {"max_length": size.length}, "task": {"labels": LABELS}, "stage": [stage], **student})
-    plan = expanded(recipe, teacher_given=True)
-    context = Context(plan, folder, folder, progress=Progress(), given=given, tables={"train": table})
-    named = loader.stage_plugins
-    loader.stage_plugins = lambda recipe, plan: [*named(recipe, plan), Ticking(None)]  # type: ignore[assignment]
-    return Stage(context, plan.stages[0])
+    recipe = {"data": {"max_length": size.length}, "task": {"labels": LABELS}, "stage": [stage], **student}
+    rows = made_up(size, words, stride=131, between="" if cell == "bilstm" else " ")
+    return clocked(recipe, folder, folder, clock.tick, given=given, tables={"train": rows})
 
 
 def measured(cell: str, variant: str) -> dict[str, float]:
     """One turn, here and now."""
     from potstill.engine import Engine
 
-    clock = Clock(CELLS[cell])
+    clock = Clock(CELLS[cell].warmup, CELLS[cell].counted)
     with tempfile.TemporaryDirectory() as name:
         os.environ["POTSTILL_CACHE"] = name
         stage = stage_of(cell, VARIANTS[variant], Path(name), clock)
@@ -179,14 +152,11 @@ def measured(cell: str, variant: str) -> dict[str, float]:
 
 def turn(cell: str, variant: str, threads: int) -> dict[str, float] | None:
     """One turn in a process of its own; None where this machine cannot do it (an LSTM in bfloat16 on some CPUs)."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
-    words = [sys.executable, __file__, "--turn", cell, variant]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        print(f"{cell} {variant}: left out.\n{done.stderr}", file=sys.stderr)
+    try:
+        return in_a_process(__file__, "--turn", cell, variant, threads=threads)
+    except subprocess.CalledProcessError:
+        print(f"{cell} {variant}: left out.", file=sys.stderr)
         return None
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return result
 
 
 def chosen(cell: str, asked: Sequence[str]) -> list[str]:

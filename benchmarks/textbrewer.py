@@ -21,38 +21,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
-from time import perf_counter, process_time
 from typing import Any
+
+from turns import Clock, clocked, in_a_process
 
 VARIANTS = ("padded", "bucketed", "trainer", "potstill")
 PAIRS = ((3, 1), (6, 2), (9, 3), (12, 4))
 BATCH, LENGTH, WARMUP, RATE, TEMPERATURE = 32, 64, 2, 1e-4, 8.0
-
-
-class Clock:
-    """CPU and wall time between the end of the warm-up and the last update."""
-
-    def __init__(self, updates: int) -> None:
-        self.updates = updates
-        self.marks: list[tuple[float, float]] = []
-
-    def tick(self, update: int) -> None:
-        """Told when so many updates are done."""
-        if update in (WARMUP, self.updates):
-            self.marks.append((process_time(), perf_counter()))
-
-    def result(self) -> dict[str, float]:
-        """Milliseconds an update."""
-        (cpu, wall), (cpu_end, wall_end) = self.marks
-        counted = self.updates - WARMUP
-        return {"cpu_ms": 1000 * (cpu_end - cpu) / counted, "wall_ms": 1000 * (wall_end - wall) / counted}
 
 
 def models(dropout: float, words: Any) -> dict[str, Any]:
@@ -81,22 +61,8 @@ def models(dropout: float, words: Any) -> dict[str, Any]:
 
 def stage_of(data: Path, folder: Path, updates: int, dropout: float, told: Callable[[int], None]) -> Any:
     """A potstill stage; `told` hears of every update."""
-    from potstill import loader
-    from potstill.context import Context
     from potstill.models import Model
-    from potstill.plugin import Plugin, hookimpl
-    from potstill.progress import Progress
-    from potstill.recipe import parse
-    from potstill.runner import expanded
-    from potstill.stage import Stage
     from potstill.tokenizers import load_tokenizer
-
-    class Ticking(Plugin):
-        name = "clock"
-
-        @hookimpl
-        def on_update(self, update: Any) -> None:
-            told(update.number)
 
     matches = [{"teacher": 0, "student": 0, "loss": "hidden_mse"}]
     for teacher, student in PAIRS:
@@ -110,18 +76,12 @@ def stage_of(data: Path, folder: Path, updates: int, dropout: float, told: Calla
         "warmup": 0,
         "plugins": ["layers"],
         "layers": {"matches": matches, "temperature": TEMPERATURE, "t_squared": False},
-        "checkpoint_every": 10**6,
     }
-    table = {"train": "sst2/train.parquet", "text": "sentence", "max_length": LENGTH, "train_rows": BATCH * updates}
-    recipe = expanded(
-        parse({"data": table, "task": {"labels": ["negative", "positive"]}, "stage": [stage]}), teacher_given=True
-    )
+    rows = {"train": "sst2/train.parquet", "text": "sentence", "max_length": LENGTH, "train_rows": BATCH * updates}
+    recipe = {"data": rows, "task": {"labels": ["negative", "positive"]}, "stage": [stage]}
     words = load_tokenizer("vocab/bert-base-uncased-vocab.txt", data)
     given = {side: Model(module, words) for side, module in models(dropout, words).items()}
-    context = Context(recipe, folder, data, progress=Progress(), given=given)
-    plain = loader.stage_plugins
-    loader.stage_plugins = lambda recipe, plan: [*plain(recipe, plan), Ticking(None)]  # type: ignore[assignment]
-    return Stage(context, recipe.stages[0])
+    return clocked(recipe, data, folder, told, given=given)
 
 
 def give_scores(*modules: Any) -> None:
@@ -190,7 +150,7 @@ def _textbrewer(data: Path, folder: Path, updates: int, *, pad: bool) -> dict[st
     import torch
     from torch.nn.functional import pad as padding
 
-    clock = Clock(updates)
+    clock = Clock(WARMUP, updates - WARMUP)
     stage = stage_of(data, folder, updates, 0.1, lambda update: None)
     rows = stage.examples("train")
     teacher, student = stage.teacher.module, stage.student.module
@@ -239,7 +199,7 @@ def trainer(data: Path, folder: Path, updates: int) -> dict[str, float]:
     import torch
     from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
 
-    clock = Clock(updates)
+    clock = Clock(WARMUP, updates - WARMUP)
     stage = stage_of(data, folder, updates, 0.1, lambda update: None)
     rows = stage.examples("train")
     teacher, student = stage.teacher.module, stage.student.module
@@ -289,7 +249,7 @@ def potstill(data: Path, folder: Path, updates: int) -> dict[str, float]:
     """The engine with `layers`."""
     from potstill.engine import Engine
 
-    clock = Clock(updates)
+    clock = Clock(WARMUP, updates - WARMUP)
     stage = stage_of(data, folder, updates, 0.1, clock.tick)
     with stage.exit:
         Engine(stage, folder).train()
@@ -323,14 +283,9 @@ def same_loss(data: Path, folder: Path, updates: int) -> dict[str, float]:
 
 def turn(what: str, told: argparse.Namespace) -> dict[str, float]:
     """One process's figures."""
+    words = (str(told.data_root), "--one", what, "--updates", str(told.updates))
     with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "OMP_NUM_THREADS": str(told.threads), "POTSTILL_CACHE": f"{folder}/cache"}
-        words = [sys.executable, __file__, str(told.data_root), "--one", what, "--updates", str(told.updates)]
-        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{what}: {done.stderr[-2000:]}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+        return in_a_process(__file__, *words, threads=told.threads, POTSTILL_CACHE=f"{folder}/cache")
 
 
 def table(found: dict[str, list[dict[str, float]]]) -> str:
