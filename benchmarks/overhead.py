@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from turns import LABELS, WORDS, Cell, Clock, clocked, in_a_process, made_up, words_in
+from turns import LABELS, SPECIAL, WORDS, Cell, Clock, calm_bert, clocked, in_a_process, made_up, words_in
 
 VARIANTS = ("bare", "potstill", "trainer")
 TEMPERATURE, ALPHA, RATE = 4.0, 0.9, 1e-4
@@ -58,18 +58,7 @@ def models(cell: str) -> tuple[Any, Any]:
             return {"logits": self.head((self.table(input_ids) * mask).sum(1) / mask.sum(1))}
 
     def made(layers: int, hidden: int, kind: Any) -> Any:
-        config = BertConfig(
-            vocab_size=len(WORDS) + 5,
-            hidden_size=hidden,
-            num_hidden_layers=layers,
-            num_attention_heads=4,
-            intermediate_size=4 * hidden,
-            max_position_embeddings=64,
-            num_labels=len(LABELS),
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-        )
-        return kind(config)
+        return kind(calm_bert(len(WORDS) + len(SPECIAL), layers, hidden))
 
     torch.manual_seed(0)
     if cell == "trivial":

@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from turns import LABELS, Cell, Clock, clocked, in_a_process, made_up, words_in
+from turns import LABELS, Cell, Clock, calm_bert, clocked, in_a_process, made_up, words_in
 
 WARMUP = 2
 
@@ -38,22 +38,11 @@ def variants(dtypes: list[str]) -> dict[str, dict[str, str]]:
 
 def model(layers: int, width: int, length: int, words: Any) -> Any:
     """A BERT with random weights and no dropout."""
-    from transformers import BertConfig, BertForSequenceClassification
+    from transformers import BertForSequenceClassification
 
     from potstill.models import Model
 
-    config = BertConfig(
-        vocab_size=len(words),
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=12,
-        intermediate_size=4 * width,
-        max_position_embeddings=length,
-        num_labels=len(LABELS),
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-    return Model(BertForSequenceClassification(config), words)
+    return Model(BertForSequenceClassification(calm_bert(len(words), layers, width, heads=12, length=length)), words)
 
 
 def stage_of(options: dict[str, str], told: argparse.Namespace, folder: Path, clock: Clock) -> Any:

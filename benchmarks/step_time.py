@@ -26,7 +26,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from turns import LABELS, Cell, Clock, clocked, in_a_process, made_up, words_in
+from turns import LABELS, Cell, Clock, calm_bert, clocked, in_a_process, made_up, words_in
 
 LAYERS, WIDTH = 4, 256
 CELLS = {"bert": Cell(32, 32, 3, 12), "bilstm": Cell(64, 24, 5, 20)}
@@ -68,20 +68,9 @@ VARIANTS = {
 
 def bert(layers: int, words: int) -> Any:
     """A BERT with random weights and no dropout."""
-    from transformers import BertConfig, BertForSequenceClassification
+    from transformers import BertForSequenceClassification
 
-    config = BertConfig(
-        vocab_size=words,
-        hidden_size=WIDTH,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        intermediate_size=4 * WIDTH,
-        max_position_embeddings=64,
-        num_labels=len(LABELS),
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-    return BertForSequenceClassification(config)
+    return BertForSequenceClassification(calm_bert(words, layers, WIDTH))
 
 
 def bilstm() -> Any:

@@ -68,6 +68,23 @@ def words_in(folder: Path, words: Sequence[str] = WORDS) -> Any:
     return load_tokenizer("vocab.txt", folder)
 
 
+def calm_bert(words: int, layers: int, width: int, heads: int = 4, length: int = 64) -> Any:
+    """The config of a BERT without dropout."""
+    from transformers import BertConfig
+
+    return BertConfig(
+        vocab_size=words,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        max_position_embeddings=length,
+        num_labels=len(LABELS),
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+
+
 def made_up(cell: Cell, words: Sequence[str] = WORDS, stride: int = 13, between: str = " ") -> Any:
     """Rows for one epoch, so that evaluations come after it; all of one length with two special tokens."""
     from datasets import Dataset
