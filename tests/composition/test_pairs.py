@@ -26,7 +26,9 @@ def test_a_pair_trains_resumes_exactly_and_exports_with_parity(
     assert result.stages["distil"]["updates"] == 5
     onnx = {"quantize": False, "time": False, "teacher": False}
     [artifact] = export_folder(tmp_path / "whole/model", {"onnx": onnx}, tmp_path / "export", data_root=place)
-    assert artifact.facts["parity"]
+    [parity] = artifact.facts["parity"].values()
+    assert parity["max_difference"] < 1e-5
+    assert parity["onnx"]["accuracy"] == pytest.approx(result.metrics["accuracy"])
 
 
 @pytest.mark.parametrize("pair", [tuple(sorted(pair)) for pair in REFUSED], ids=" + ".join)

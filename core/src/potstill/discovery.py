@@ -17,7 +17,7 @@ class Found:
 
     Attributes:
         name: what a recipe calls it.
-        distribution: the installed distribution that offers it, such as "potstill-hinton".
+        distribution: the installed distribution that offers it, such as "potstill-onnx".
         version: that distribution's.
         value: where it is, "module:object" or "module".
         problem: why it cannot be used, as far as that is known without loading it; else None.

@@ -31,7 +31,7 @@ def with_overrides(recipe: Mapping[str, Any], overrides: Sequence[str]) -> Tree:
 
     Args:
         overrides: each "KEY=VALUE". The key is dotted: `seed`, `data.train`, `student.config.hidden_size`,
-            `stage.distil.epochs` or `stage.2.epochs` for one stage, `hinton.temperature` for that plugin's option
+            `stage.distil.epochs` or `stage.2.epochs` for one stage, `NAME.temperature` for that plugin's option
             wherever the recipe names it. The value is TOML; a bare word is text.
 
     Raises: RecipeError for what is not "KEY=VALUE" and for a key that cannot be.
