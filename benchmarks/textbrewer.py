@@ -12,6 +12,7 @@ padded      TextBrewer as its README has it: every row padded to 64
 bucketed    TextBrewer on the very batches that potstill makes
 trainer     transformers' Trainer, lengths grouped, with a custom `compute_loss`
 potstill    `layers`
+half        `layers` and `amp`, the teacher in bfloat16, the student in float32
 
 TextBrewer and the Trainer take scores from an attention function that returns them instead of probabilities, since
 transformers gives them out nowhere; what it computes is what eager attention does.
@@ -30,7 +31,7 @@ from typing import Any
 
 from turns import Clock, clocked, in_a_process
 
-VARIANTS = ("padded", "bucketed", "trainer", "potstill")
+VARIANTS = ("padded", "bucketed", "trainer", "potstill", "half")
 PAIRS = ((3, 1), (6, 2), (9, 3), (12, 4))
 BATCH, LENGTH, WARMUP, RATE, TEMPERATURE = 32, 64, 2, 1e-4, 8.0
 
@@ -59,8 +60,10 @@ def models(dropout: float, words: Any) -> dict[str, Any]:
     }
 
 
-def stage_of(data: Path, folder: Path, updates: int, dropout: float, told: Callable[[int], None]) -> Any:
-    """A potstill stage; `told` hears of every update."""
+def stage_of(
+    data: Path, folder: Path, updates: int, dropout: float, told: Callable[[int], None], **plugins: Any
+) -> Any:
+    """A potstill stage; `told` hears of every update. `plugins` stand beside `layers`, with their options."""
     from potstill.models import Model
     from potstill.tokenizers import load_tokenizer
 
@@ -74,8 +77,9 @@ def stage_of(data: Path, folder: Path, updates: int, dropout: float, told: Calla
         "learning_rate": RATE,
         "schedule": "constant",
         "warmup": 0,
-        "plugins": ["layers"],
+        "plugins": ["layers", *plugins],
         "layers": {"matches": matches, "temperature": TEMPERATURE, "t_squared": False},
+        **plugins,
     }
     rows = {"train": "sst2/train.parquet", "text": "sentence", "max_length": LENGTH, "train_rows": BATCH * updates}
     recipe = {"data": rows, "task": {"labels": ["negative", "positive"]}, "stage": [stage]}
@@ -247,10 +251,19 @@ def trainer(data: Path, folder: Path, updates: int) -> dict[str, float]:
 
 def potstill(data: Path, folder: Path, updates: int) -> dict[str, float]:
     """The engine with `layers`."""
+    return _engine(data, folder, updates)
+
+
+def half(data: Path, folder: Path, updates: int) -> dict[str, float]:
+    """The same with a teacher in bfloat16."""
+    return _engine(data, folder, updates, amp={"dtype": "float32", "teacher_dtype": "bfloat16"})
+
+
+def _engine(data: Path, folder: Path, updates: int, **plugins: Any) -> dict[str, float]:
     from potstill.engine import Engine
 
     clock = Clock(WARMUP, updates - WARMUP)
-    stage = stage_of(data, folder, updates, 0.1, clock.tick)
+    stage = stage_of(data, folder, updates, 0.1, clock.tick, **plugins)
     with stage.exit:
         Engine(stage, folder).train()
     return clock.result()

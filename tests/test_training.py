@@ -297,6 +297,20 @@ def test_a_stage_of_another_plugin_version_is_no_twin(
     assert training._key(context, plan, {}) != key
 
 
+def test_a_file_that_a_plugins_options_name_belongs_to_the_stage(data: Path, tmp_path: Path) -> None:
+    def key() -> str:
+        augmented = {"augmentation": {"vectors": "vectors.txt"}, "phase": "prediction"}
+        tables = student_only(plugins=["tinybert"], tinybert=augmented)
+        context = Context(expanded(parse(tables)), tmp_path, data, progress=Progress())
+        return training._key(context, context.recipe.stages[0], {})
+
+    keys = []
+    for vectors in ("one 1 0", "one 1 0", "one 0 1"):
+        (data / "vectors.txt").write_text(vectors, encoding="utf-8")
+        keys.append(key())
+    assert keys[0] == keys[1] != keys[2]
+
+
 def test_a_plugin_that_needs_a_teacher_says_so_before_anybody_looks_for_one(data: Path, tmp_path: Path) -> None:
     with pytest.raises(PluginError, match="The plugin 'hinton' needs a teacher"):
         stage_of(student_only(plugins=["hinton"]), data, tmp_path)

@@ -254,9 +254,9 @@ class Context:
             found += [plan.student] if side == "student" else plan.every_teacher.values()
         return self.files_in(found)
 
-    def files_in(self, models: Iterable[ModelConfig | str | None]) -> dict[str, str]:
+    def files_in(self, tables: Iterable[ModelConfig | Mapping[str, Any] | str | None]) -> dict[str, str]:
         """Hashes of the files and folders that tables and references name, by their words there."""
-        plain = [table.model_dump() if isinstance(table, ModelConfig) else table for table in models]
+        plain = [table.model_dump() if isinstance(table, ModelConfig) else table for table in tables]
         words = {word for word in _words(plain) if not word.startswith(STAGE)}
         for word in words - set(self._named_files):
             if self.path(word).exists():

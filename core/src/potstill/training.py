@@ -220,7 +220,7 @@ def _key(context: Context, plan: StagePlan, before: Mapping[str, StageResult]) -
             "rows": context.fingerprint(plan),
             "models": {side: table.model_dump() for side, table in used.items()},
             "given": _given_keys(context, plan),
-            "files": context.files_in([*used.values(), *named.values()]),
+            "files": context.files_in([*used.values(), *named.values(), plan.options]),
             "origins": {side: origin(reference) for side, reference in named.items()},
             "versions": _versions(loader.stage_plugins(recipe, plan)),
         }
