@@ -3,13 +3,14 @@
 `Observer` runs a model and hands back the features asked for. Hidden states come from a forward hook on
 the one layer. Queries, keys and values come from an attention function of ours, registered with
 transformers, that notes what passes and calls SDPA. A model whose logits nobody wants stops after the
-highest layer observed.
+highest layer observed. A pass may write over what layers put out (`Patch`) and stop early; hooks that only
+such a pass needs are on for its time alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from transformers.masking_utils import sdpa_mask
 from potstill.errors import ModelError
 from potstill.features import LOGITS, POOLED, QKV, Attention, Feature, Hidden, Output, Projections, Scores
 from potstill.layers import Layers
+from potstill.patches import Patch, patched
 from potstill.tasks import full_precision
 
 ATTENTION = "potstill"
@@ -37,9 +39,10 @@ class Outputs:
         mask: [batch, seq], 1 for tokens, of this model's own inputs.
     """
 
-    def __init__(self, observer: Observer, values: dict[Feature, Any], mask: Tensor) -> None:
+    def __init__(self, observer: Observer, values: dict[Feature, Any], mask: Tensor, until: int | None = None) -> None:
         self._observer = observer
         self._values = {feature: _widened(value) for feature, value in values.items()}
+        self._until = until
         self.mask = mask
 
     @property
@@ -55,10 +58,15 @@ class Outputs:
         """An observed feature.
 
         Raises:
-            ModelError: nobody asked for it in `setup`.
+            ModelError: nobody asked for it in `setup`, or the pass ended below it.
         """
         exact = self._observer.exact(feature)
         if exact not in self._values:
+            if self._until is not None and exact in self._observer.features:
+                raise ModelError(
+                    f"{feature} of the {self._observer.side} was not computed, since this pass ended after layer "
+                    f"{self._until}."
+                )
             raise ModelError(
                 f"{feature} of the {self._observer.side} is not observed; ask for it in setup: "
                 f"stage.observe({self._observer.side}=[{feature}])."
@@ -86,10 +94,13 @@ class Observer:
         self._values: dict[Feature, Any] = {}
         self._layer = 0
         inner = [feature.layer for feature in self.features if not isinstance(feature, Output)]
-        self._stop = None if any(isinstance(feature, Output) for feature in self.features) else max(inner, default=0)
+        self._highest = None if any(isinstance(feature, Output) for feature in self.features) else max(inner, default=0)
+        self._stop = self._highest
+        self._patches: dict[int, list[Patch]] = {}
         self._inside = False
         self._attention_before: str | None = None
         self._hooks: list[Any] = []
+        self._hooked: set[nn.Module] = set()
         try:
             self._install()
         except BaseException:
@@ -104,31 +115,61 @@ class Observer:
         layer = self.layers.exact(feature.layer, first=first, side=self.side)
         return type(feature)(layer)
 
-    def __call__(self, inputs: dict[str, Tensor]) -> tuple[Any, Outputs]:
-        """One forward pass: the model's own output (None where it was cut off), and what was observed."""
-        self._values = {}
+    def __call__(
+        self, inputs: dict[str, Tensor], patches: Sequence[Patch] = (), until: int | None = None
+    ) -> tuple[Any, Outputs]:
+        """One forward pass: the model's own output (None where it was cut off), and what was observed.
+
+        Args:
+            patches: what is written over parts of layers' outputs on the way.
+            until: the pass ends after this layer, counted as in `Hidden`; what lies above is not computed.
+
+        Raises:
+            ModelError: a layer that is not there, or a model that did not deliver a feature.
+            ShapeError: a patch that does not fit.
+        """
+        with self._one_pass(patches, until):
+            try:
+                output = self.module(**inputs)
+            except _Reached:
+                output = None
+            values, reached = self._values, self._stop
+        self._check(values, reached)
+        return output, self.outputs(values, inputs, reached)
+
+    def outputs(self, values: dict[Feature, Any], inputs: dict[str, Tensor], until: int | None = None) -> Outputs:
+        """Features of a forward pass over `inputs`, this one's or one that was made before; it ended after `until`."""
+        mask = inputs.get("attention_mask")
+        return Outputs(self, values, torch.ones_like(inputs["input_ids"]) if mask is None else mask, until)
+
+    @contextmanager
+    def _one_pass(self, patches: Sequence[Patch], until: int | None) -> Iterator[None]:
+        """Sets up what one pass notes, writes over and stops at; afterwards all is as for an ordinary one."""
+        written: dict[int, list[Patch]] = {}
+        for patch in patches:
+            written.setdefault(self.layers.exact(patch.layer, first=0, side=self.side), []).append(patch)
+        stop = self._highest
+        if until is not None:
+            until = self.layers.exact(until, first=0, side=self.side)
+            stop = until if stop is None else min(until, stop)
+        self._values, self._patches, self._stop = {}, written, stop
         self._layer, self._inside = 0, False
+        extra = self._hook({*written, *(() if until is None else (until,))})
         token = _observing.set(self)
         try:
-            output = self.module(**inputs)
-        except _Reached:
-            output = None
+            yield
         finally:
             _observing.reset(token)
-        values, self._values = self._values, {}
-        self._check(values)
-        return output, self.outputs(values, inputs)
-
-    def outputs(self, values: dict[Feature, Any], inputs: dict[str, Tensor]) -> Outputs:
-        """Features of a forward pass over `inputs`, this one's or one that was made before."""
-        mask = inputs.get("attention_mask")
-        return Outputs(self, values, torch.ones_like(inputs["input_ids"]) if mask is None else mask)
+            for hook in extra:
+                hook.remove()
+            self._values, self._patches, self._stop = {}, {}, self._highest
 
     def close(self) -> None:
         """Takes every hook off and gives the model its own attention back."""
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
+        self._hooked.clear()
         if self._attention_before is not None:
             cast(PreTrainedModel, self.module).set_attn_implementation(self._attention_before)
             self._attention_before = None
@@ -143,9 +184,17 @@ class Observer:
         if POOLED in self.features:
             self._hooks.append(self._pooler().register_forward_hook(self._note_pooled))
         wanted = {feature.layer for feature in self.features if not isinstance(feature, Output)}
-        for module in self.layers.modules_for(wanted):
-            self._hooks.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
-            self._hooks.append(module.register_forward_hook(self._leave))
+        self._hooks += self._hook(wanted)
+        self._hooked = set(self.layers.modules_for(wanted))
+
+    def _hook(self, layers: set[int]) -> list[Any]:
+        """Hooks on the layers that have none of this observer's yet."""
+        hooks: list[Any] = []
+        for module in self.layers.modules_for(layers):
+            if module not in self._hooked:
+                hooks.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
+                hooks.append(module.register_forward_hook(self._leave))
+        return hooks
 
     def _replace_attention(self) -> None:
         _register()
@@ -176,23 +225,34 @@ class Observer:
             if LOGITS not in self.features:
                 raise _Reached
 
-    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if _observing.get() is not self:
-            return
+            return None
         self._layer, self._inside = self.layers.number(module, self._layer), True
-        if self._layer == 1 and Hidden(0) in self.features:
-            self._values[Hidden(0)] = args[0] if args else kwargs["hidden_states"]
-        if self._stop == 0:
-            raise _Reached
+        if self._layer == 1:
+            embedded = self._passing(0, args[0] if args else kwargs["hidden_states"])
+            if 0 in self._patches:
+                return ((embedded, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": embedded})
+        return None
 
-    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> Any:
         if _observing.get() is not self:
-            return
+            return None
         self._inside = False
-        if Hidden(self._layer) in self.features:
-            self._values[Hidden(self._layer)] = output[0] if isinstance(output, tuple) else output
-        if self._layer == self._stop:
+        hidden = self._passing(self._layer, output[0] if isinstance(output, tuple) else output)
+        if self._layer not in self._patches:
+            return None
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    def _passing(self, layer: int, hidden: Tensor) -> Tensor:
+        """What goes on from a layer: its output, patched, noted where it is observed; the pass may end here."""
+        if layer in self._patches:
+            hidden = patched(hidden, self._patches[layer], self.side)
+        if Hidden(layer) in self.features:
+            self._values[Hidden(layer)] = hidden
+        if layer == self._stop:
             raise _Reached
+        return hidden
 
     def note_attention(
         self, projections: Projections, scaling: float, mask: Tensor | None, bias: Tensor | None = None
@@ -212,8 +272,14 @@ class Observer:
         if layer == self._stop and Hidden(layer) not in self.features:
             raise _Reached
 
-    def _check(self, values: dict[Feature, Any]) -> None:
-        missing = [feature for feature in self.features if feature not in values and feature != LOGITS]
+    def _check(self, values: dict[Feature, Any], reached: int | None) -> None:
+        """Everything up to the layer after which the pass ended (None: it went to the end) was noted."""
+        due = [
+            feature
+            for feature in self.features
+            if reached is None or (not isinstance(feature, Output) and feature.layer <= reached)
+        ]
+        missing = [feature for feature in due if feature not in values and feature != LOGITS]
         if missing:
             hidden = isinstance(missing[0], Hidden | Output)
             reason = "that part of it was not run" if hidden else "its attention does not go through transformers' own"

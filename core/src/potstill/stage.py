@@ -20,6 +20,7 @@ from potstill.checkpoint import seed_everything
 from potstill.data.batching import bucketed
 from potstill.errors import ModelError, PluginError, RecipeError
 from potstill.features import LOGITS, Feature
+from potstill.looks import Looks
 from potstill.models import Model, check_length
 from potstill.observe import Observer, Outputs
 from potstill.optimizer import Precision, adamw, clip_norm, parameter_groups
@@ -27,7 +28,6 @@ from potstill.plugin import Plugin
 from potstill.plugin_checks import implementations
 from potstill.recall import teacher_logits
 from potstill.recipe import DataConfig, ModelConfig, Recipe, StagePlan
-from potstill.references import teacher_side
 from potstill.schedule import multiplier, warmup_updates
 from potstill.slots import Slots
 from potstill.stagemodels import StageModels
@@ -71,13 +71,12 @@ class Stage:
         self.units: list[Unit] = list(UNITS)
         self.transforms: list[Transform] = []
         self.total_updates = self.updates_per_epoch = 0
-        self._observed: dict[str, set[Feature]] = {"student": {LOGITS}}
-        self._observers: dict[str, Observer] = {}
         self._slots = Slots(plan.name)
         self._rates: dict[Tensor, float] = {}
         self._setting_up = "core"
         self._after_setup: list[tuple[str, Callable[[], None]]] = []
         self._models = StageModels(self)
+        self._looks = Looks(self._models, self.exit)
         self._known_logits: Tensor | None = None
         try:
             seed_everything(self.seed)
@@ -154,17 +153,7 @@ class Stage:
         Raises:
             ModelError: no such teacher, or inner features of several.
         """
-        self._observed["student"] |= set(student)
-        wanted = set(teacher)
-        for name in self._meant(of, wanted) if wanted else ():
-            self._observed.setdefault(teacher_side(name), set()).update(wanted)
-
-    def _meant(self, of: str | None, wanted: set[Feature]) -> tuple[str, ...]:
-        if of is not None:
-            if of not in self.teacher_names:
-                self._models.teacher(of)
-            return (of,)
-        return self.teacher_names if wanted <= {LOGITS} and self.teacher_names else (self._models.only(),)
+        self._looks.ask(teacher, student, of)
 
     def claim(self, slot: str, value: Any) -> None:
         """Decides something that only one plugin may decide; see `potstill.slots.SLOTS`.
@@ -223,12 +212,12 @@ class Stage:
     @property
     def looks_at_teacher(self) -> bool:
         """Whether any plugin observes a teacher, so that it has to run."""
-        return len(self._observed) > 1
+        return self._looks.at_teacher
 
     @property
     def observed(self) -> dict[str, list[Feature]]:
         """What is observed, by side: "student", "teacher" or, with a name, "teacher NAME"."""
-        return {side: sorted(features, key=str) for side, features in self._observed.items()}
+        return self._looks.observed
 
     @property
     def owners(self) -> dict[str, str]:
@@ -244,20 +233,13 @@ class Stage:
 
     def observer(self, side: str) -> Observer:
         """The observer of a side, made when first used."""
-        if side not in self._observers:
-            if side not in self._observed:
-                raise PluginError(f"A plugin uses the {side}'s outputs but observed none; call stage.observe in setup.")
-            name = side.removeprefix("teacher").lstrip()
-            model = self.student if side == "student" else self._models.teacher(name)
-            self._observers[side] = Observer(model.module, self._observed[side], side)
-            self.exit.callback(self._observers[side].close)
-        return self._observers[side]
+        return self._looks.observer(side, self.student)
 
     def ask_teacher(self, rows: Examples) -> None:
         """Computes the teacher's logits of all rows beforehand, where that saves passes and changes nothing."""
         many_epochs = self.total_updates > self.updates_per_epoch
         changing = any("collate" in implementations(type(plugin)) for plugin in self.plugins)
-        if self.plan.teacher_once and many_epochs and not changing and self._observed.get("teacher") == {LOGITS}:
+        if self.plan.teacher_once and many_epochs and not changing and self._looks.at_teachers_logits_alone:
             known = teacher_logits(self, rows)
             self._known_logits = None if known is None else known.to(self.context.ranks.device)
 
@@ -280,16 +262,12 @@ class Stage:
             return None
         models = {"student": self.student}
         if self.looks_at_teacher:
-            models |= {side: self._models.teacher(name) for side, name in self._looked_at().items()}
+            models |= {side: self._models.teacher(name) for side, name in self._looks.teachers.items()}
         for side, model in models.items():
             check_length(model.module, self.data.max_length, side)
         words = self.teacher_tokenizer if self.looks_at_teacher else None
         transforms = self.transforms if split == "train" else ()
         return self.context.examples(split, self.student.tokenizer, words, self.data, transforms, self.seed)
-
-    def _looked_at(self) -> dict[str, str]:
-        """The names of the observed teachers, by side; the others need not be loaded."""
-        return {side: name for name in self.teacher_names if (side := teacher_side(name)) in self._observed}
 
     def batches(self, lengths: np.ndarray, epoch: int) -> list[Sequence[np.ndarray]]:
         """An epoch's updates: groups of micro-batches, each an array of row numbers."""
@@ -370,8 +348,8 @@ class Stage:
         while self._after_setup:  # emptied: what they hold of the stage goes with them
             self._setting_up, decide = self._after_setup.pop(0)
             decide()
-        for side, name in self._looked_at().items():
-            if LOGITS not in self._observed[side] or not (fresh := self._models.teacher(name).fresh):
+        for side, name in self._looks.teachers.items():
+            if LOGITS not in self.observed[side] or not (fresh := self._models.teacher(name).fresh):
                 continue
             raise ModelError(
                 f"The {side}'s logits are looked at in the stage '{self.plan.name}', but no checkpoint gave its "

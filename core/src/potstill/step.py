@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,15 +11,20 @@ import torch
 from torch import Tensor
 
 from potstill.batch import TARGET, Batch, Unit
-from potstill.errors import PluginError, TrainingError
+from potstill.errors import ModelError, PluginError, TrainingError
 from potstill.features import LOGITS
 from potstill.observe import Outputs
+from potstill.patches import Patch
 from potstill.plugin import LossTerm
 from potstill.references import teacher_side
 from potstill.shares import Shares
 
 if TYPE_CHECKING:
     from potstill.stage import Stage
+
+
+Run = tuple[int, tuple[Patch, ...], int | None]
+"""What tells one forward pass of a model from another: the batch (its id), the patches and where it ends."""
 
 
 class Weighed(NamedTuple):
@@ -96,46 +101,81 @@ class Step:
         self.passes: list[Pass] = []
         self._shares = shares
         self._own = batch
-        self._teacher: dict[tuple[int, str], tuple[Batch, Outputs]] = {}
-        self._student: dict[int, tuple[Batch, Outputs]] = {}
+        # A batch is kept beside its outputs, so that no other one takes its id.
+        self._teacher: dict[tuple[Run, str], tuple[Batch, Outputs]] = {}
+        self._student: dict[Run, tuple[Batch, Outputs]] = {}
 
-    def teacher(self, batch: Batch | None = None, of: str | None = None) -> Outputs:
+    def teacher(
+        self,
+        batch: Batch | None = None,
+        of: str | None = None,
+        patches: Sequence[Patch] = (),
+        until: int | None = None,
+    ) -> Outputs:
         """A teacher's outputs for a batch (this step's by default), without gradient.
 
-        Computed once a batch and step, over all passes; logits that are all anybody looks at, once a row
-        (`Stage.ask_teacher`).
+        Computed once for each batch, patches and end in a step, over all passes; logits that are all anybody looks
+        at, once a row (`Stage.ask_teacher`).
 
         Args:
             of: the teacher's name; left out, the only one, or the mean of all teachers' logits.
+            patches: what is written over parts of layers' outputs.
+            until: the run ends after this layer; nothing above it is computed.
+
+        Raises:
+            ModelError: patches or an end for several teachers at once, or a layer that is not there.
+            ShapeError: a patch that does not fit.
         """
         batch = self.batch if batch is None else batch
-        names = self.stage.teacher_names if of is None else (of,)
+        whole = not patches and until is None
+        names = (of,) if of is not None else self.stage.teacher_names
+        if len(names) > 1 and not whole:
+            raise ModelError(
+                f"The stage '{self.stage.plan.name}' has the teachers {', '.join(names)}; say with of= which one is "
+                "patched or ends early."
+            )
         side = teacher_side(names[0] if len(names) == 1 else "")
-        if (id(batch), side) not in self._teacher:
-            outputs = self._mean_of_teachers(batch) if len(names) > 1 else self._ask_teacher(batch, side)
-            self._teacher[id(batch), side] = (batch, outputs)
-        return self._teacher[id(batch), side][1]
+        run = (id(batch), tuple(patches), until)
+        if (run, side) not in self._teacher:
+            outputs = self._mean_of_teachers(batch) if len(names) > 1 else self._ask_teacher(batch, side, run)
+            self._teacher[run, side] = (batch, outputs)
+        return self._teacher[run, side][1]
 
     def _mean_of_teachers(self, batch: Batch) -> Outputs:
         every = [self.teacher(batch, name) for name in self.stage.teacher_names]
         return every[0].with_logits(torch.stack([outputs.logits for outputs in every]).mean(0))
 
-    def _ask_teacher(self, batch: Batch, side: str) -> Outputs:
-        known = self.stage.known_outputs(batch) if batch is self._own and side == "teacher" else None
+    def _ask_teacher(self, batch: Batch, side: str, run: Run) -> Outputs:
+        _, patches, until = run
+        whole = not patches and until is None
+        known = self.stage.known_outputs(batch) if batch is self._own and side == "teacher" and whole else None
         if known is not None:
             return known
         with torch.no_grad(), self.stage.precision.teacher():
-            raw, outputs = self.stage.observer(side)(batch.teacher)
+            raw, outputs = self.stage.observer(side)(batch.teacher, patches, until)
         return self.stage.with_logits(raw, outputs)
 
-    def student(self, batch: Batch | None = None) -> Outputs:
-        """The student's outputs for a batch (this step's by default), computed once a batch and pass."""
+    def student(self, batch: Batch | None = None, patches: Sequence[Patch] = (), until: int | None = None) -> Outputs:
+        """The student's outputs for a batch (this step's by default), with gradient.
+
+        Computed once for each batch, patches and end in a pass. Patches that hold an earlier run's outputs lead the
+        gradient into that run too.
+
+        Args:
+            patches: what is written over parts of layers' outputs.
+            until: the run ends after this layer; nothing above it is computed.
+
+        Raises:
+            ModelError: a layer that is not there.
+            ShapeError: a patch that does not fit.
+        """
         batch = self.batch if batch is None else batch
-        if id(batch) not in self._student:
+        run = (id(batch), tuple(patches), until)
+        if run not in self._student:
             with self.stage.precision.forward():
-                raw, outputs = self.stage.observer("student")(batch.student)
-            self._student[id(batch)] = (batch, self.stage.with_logits(raw, outputs))
-        return self._student[id(batch)][1]
+                raw, outputs = self.stage.observer("student")(batch.student, patches, until)
+            self._student[run] = (batch, self.stage.with_logits(raw, outputs))
+        return self._student[run][1]
 
     def supervised(self) -> LossTerm:
         """The task's own loss on the labels that are there, a mean per target."""

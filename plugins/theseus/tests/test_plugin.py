@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from potstill_theseus.plugin import Theseus
@@ -18,7 +19,10 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertFor
 import potstill
 from potstill.engine import Engine
 from potstill.errors import PotstillError
+from potstill.features import Hidden
+from potstill.patches import Patch
 from potstill.plugin import Plugin, hookimpl
+from potstill.shares import shares
 from potstill.stage import Stage
 from potstill.step import Pass, Step, Update
 from potstill.testing import assert_resumes_exactly, stage_of, weights
@@ -211,6 +215,26 @@ def test_other_plugins_see_as_many_layers_as_modules_and_what_is_kept_is_the_tea
     terms = json.loads((tmp_path / "stage/metrics.jsonl").read_text().splitlines()[0])["terms"]
     pairs = ("hidden_mse_t2_s1", "hidden_mse_t4_s2", "attention_mse_t2_s1", "attention_mse_t4_s2")
     assert [terms[f"layers.{pair}"] > 0 for pair in pairs] == [rate == 1] * 4
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_hybrid_is_patched_like_a_model_of_its_own(replaced: bool, rows: Path, tmp_path: Path) -> None:
+    """The whole output of layer 1 on other rows makes their logits, whichever layers run."""
+    with open_stage(tables(tune=False), rows, tmp_path) as stage:
+        stage.observe(student=[Hidden(1)])
+        for module in theseus(stage).modules:
+            module.replaced = replaced
+        data = stage.examples("train")
+        assert data is not None
+        alike = np.flatnonzero(data.lengths == np.bincount(data.lengths).argmax())[:2]
+        batch, other = data.batch(alike), data.batch([*reversed(alike)])
+        step = Step(stage, batch, shares([batch], stage.units), 0, 0)
+        source = step.student(other, until=1)[Hidden(1)]
+        places = torch.cartesian_prod(torch.arange(2), torch.arange(source.shape[1]))
+        patch = Patch(1, places[:, 0], places[:, 1], source.flatten(0, 1))
+        logits = step.student(patches=[patch]).logits
+        assert torch.equal(logits, step.student(other).logits)
+        assert not torch.allclose(logits, step.student().logits)
 
 
 def test_hinton_brings_soft_targets_and_the_map_of_layers_is_explained(rows: Path, tmp_path: Path) -> None:
