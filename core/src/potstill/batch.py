@@ -25,6 +25,7 @@ class Batch:
             `IGNORED` (integers) or NaN (floats).
         index: [batch], the rows in the data set.
         companions: named batches that travel with this one, row by row (interchange sources).
+        notes: what `collate` hooks leave for `compute_loss`, by name.
     """
 
     student: dict[str, Tensor]
@@ -32,6 +33,7 @@ class Batch:
     labels: Tensor
     index: Tensor
     companions: dict[str, Batch] = field(default_factory=dict)
+    notes: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -53,11 +55,37 @@ class Batch:
             labels=self.labels.to(device, non_blocking=True),
             index=self.index.to(device, non_blocking=True),
             companions={name: part.to(device) for name, part in self.companions.items()},
+            notes=_moved(self.notes, device),
+        )
+
+    def take(self, rows: Tensor) -> Batch:
+        """Some rows of this batch, as wide as it is, companions with them.
+
+        Args:
+            rows: [n] int64, numbers of rows of this batch. Notes with a number a row lose the others'; notes of
+                another length stay whole.
+        """
+        student = _taken(self.student, rows)
+        return replace(
+            self,
+            student=student,
+            teacher=student if self.shared else _taken(self.teacher, rows),
+            labels=self.labels[rows],
+            index=self.index[rows],
+            companions={name: part.take(rows) for name, part in self.companions.items()},
+            notes={
+                name: value[rows] if value.dim() and len(value) == len(self) else value
+                for name, value in self.notes.items()
+            },
         )
 
 
 def _moved(inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     return {name: value.to(device, non_blocking=True) for name, value in inputs.items()}
+
+
+def _taken(inputs: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+    return {name: value[rows] for name, value in inputs.items()}
 
 
 def has_label(labels: Tensor) -> Tensor:

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from potstill import checkpoint
-from potstill.batch import Batch
-from potstill.data.random import RowRandom
+from potstill.collate import Collation
 from potstill.errors import DataError, Interrupted, PluginError, TrainingError
 from potstill.judge import Judge
 from potstill.position import Position
@@ -43,6 +42,7 @@ class Engine:
             self.context.progress.note(
                 f"{stage.plan.name}: no row of the training data has a label, so loss terms on labels stay empty."
             )
+        self.collation = Collation(stage, rows)
         self.judge = Judge(stage, folder)
         self.parameters = stage.parameters
         self.optimizer = stage.make_optimizer()
@@ -90,7 +90,7 @@ class Engine:
             self.at.epoch, self.at.group = self.at.epoch + 1, 0
 
     def _update(self, group: Group) -> tuple[dict[str, float], float]:
-        batches = [self._batch(rows) for rows in group]
+        batches = [self.collation.batch(rows, self.at.epoch) for rows in group]
         portions = shares(batches, self.stage.units, self._sum_over_ranks)
         steps = []
         for micro, batch in enumerate(batches):
@@ -106,13 +106,6 @@ class Engine:
         means, grad_norm = self.terms.read(steps, norm, self.at.update)
         self._step(grad_norm)
         return means, grad_norm
-
-    def _batch(self, rows: np.ndarray) -> Batch:
-        mine = rows[self.ranks.rank :: self.ranks.world]
-        batch = self.train_rows.batch(mine)
-        if len(mine):
-            self.stage.hook.collate(batch=batch, rng=RowRandom(self.stage.seed, self.at.epoch, mine))
-        return batch
 
     def _sum_over_ranks(self, counts: list[int]) -> list[int]:
         # The wish to stop travels with the counts, so that all ranks stop after the same update.

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from potstill.collate import Collation
 from potstill.context import Context
 from potstill.data.batching import padded_share
 from potstill.data.examples import Examples
-from potstill.data.random import RowRandom
 from potstill.errors import DataError
 from potstill.files import write_json
 from potstill.models import CARD
@@ -102,8 +102,7 @@ def _stage(context: Context, plan: StagePlan, scratch: Path) -> dict[str, Any]:
 
 def _terms(stage: Stage, rows: Examples, first: np.ndarray) -> dict[str, str]:
     """The loss terms of the first micro-batch, by running it: weight, and what each is a mean of."""
-    batch = rows.batch(first)
-    stage.hook.collate(batch=batch, rng=RowRandom(stage.seed, 0, first))
+    batch = Collation(stage, rows).batch(first, epoch=0)
     step = Step(stage, batch.to(stage.context.ranks.device), shares([batch], stage.units), 0, 0)
     with torch.no_grad():
         return {name: f"{term.weight:g} per {term.per.name}" for name, term in step.terms().items()}

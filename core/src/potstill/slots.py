@@ -6,7 +6,7 @@ from typing import Any
 
 from potstill.errors import PluginError
 
-SLOTS = ("sampler", "batching", "precision", "optimizer", "scheduler", "clip")
+SLOTS = ("sampler", "batching", "masking", "precision", "optimizer", "scheduler", "clip")
 """What there is to decide, by `stage.claim`."""
 
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from potstill import loader
 from potstill.batch import UNITS, Batch, Unit
 from potstill.checkpoint import seed_everything
+from potstill.collate import Masked, Partner
 from potstill.data.batching import bucketed
 from potstill.errors import ModelError, PluginError, RecipeError
 from potstill.features import LOGITS, Feature
@@ -52,6 +53,7 @@ class Stage:
         transforms: what changes the training rows as text.
         exit: closed when the stage ends, however it ends; hooks and patches go on it.
         modules: what plugins added, by name.
+        companions: what chooses the partner rows of the batches that travel with every batch, by name.
         explained: what plugins say of themselves for `potstill plan` and the stage's result, by plugin.
         total_updates: of the whole stage; known once the data is there (after `setup`), as `updates_per_epoch`.
     """
@@ -75,6 +77,7 @@ class Stage:
         self._rates: dict[Tensor, float] = {}
         self._setting_up = "core"
         self._after_setup: list[tuple[str, Callable[[], None]]] = []
+        self.companions: dict[str, Partner] = {}
         self._models = StageModels(self)
         self._looks = Looks(self._models, self.exit)
         self._known_logits: Tensor | None = None
@@ -192,6 +195,21 @@ class Stage:
         if all(unit != known for known in self.units):
             self.units.append(unit)
 
+    def add_companion(self, name: str, partner: Partner) -> None:
+        """Lets a batch of other rows travel with every batch, row by row: `batch.companions[name]`.
+
+        Args:
+            partner: called with the rows of the whole micro-batch [n] int64, before processes share them, the epoch
+                and the number of rows of the data set; returns each one's partner, [n] int64. It must not depend
+                on anything else, so that a run can be resumed.
+
+        Raises:
+            PluginError: a companion of that name is there already.
+        """
+        if name in self.companions:
+            raise PluginError(f"Two companions are called '{name}' in the stage '{self.plan.name}'.")
+        self.companions[name] = partner
+
     def after_setup(self, decide: Callable[[], None]) -> None:
         """Calls `decide` when every plugin's setup is over, and with it who has which slot and what is frozen."""
         self._after_setup.append((self._setting_up, decide))
@@ -231,6 +249,12 @@ class Stage:
             return self.plan.supervised
         return 0.0 if any("objective" in plugin.provides for plugin in self.plugins) else 1.0
 
+    @cached_property
+    def masking(self) -> Masked | None:
+        """What corrupts a batch's tokens and sets its labels: a plugin's, else the task's; None where neither does."""
+        masking: Masked | None = self._slots.get("masking", self.task.masking(self.student.tokenizer))
+        return masking
+
     def observer(self, side: str) -> Observer:
         """The observer of a side, made when first used."""
         return self._looks.observer(side, self.student)
@@ -238,7 +262,7 @@ class Stage:
     def ask_teacher(self, rows: Examples) -> None:
         """Computes the teacher's logits of all rows beforehand, where that saves passes and changes nothing."""
         many_epochs = self.total_updates > self.updates_per_epoch
-        changing = any("collate" in implementations(type(plugin)) for plugin in self.plugins)
+        changing = self.masking or any("collate" in implementations(type(plugin)) for plugin in self.plugins)
         if self.plan.teacher_once and many_epochs and not changing and self._looks.at_teachers_logits_alone:
             known = teacher_logits(self, rows)
             self._known_logits = None if known is None else known.to(self.context.ranks.device)

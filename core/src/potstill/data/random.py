@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cached_property
 from typing import Any
 
@@ -26,10 +27,12 @@ class RowRandom:
         seed: of the run or stage.
         epoch: counts from 0; another epoch draws other numbers.
         index: [batch], the rows in the data set.
+        stream: what the draws are for; other words draw other numbers for the same rows.
     """
 
-    def __init__(self, seed: int, epoch: int, index: npt.ArrayLike) -> None:
+    def __init__(self, seed: int, epoch: int, index: npt.ArrayLike, stream: str = "") -> None:
         self.seed, self.epoch = seed, epoch
+        self._stream = int(hashlib.sha256(stream.encode()).hexdigest()[:12], 16) if stream else 0
         self.index = np.asarray(index, dtype=np.int64)
         self._generators: dict[int, np.random.Generator] = {}
         self._calls = 0
@@ -40,7 +43,7 @@ class RowRandom:
     def generator(self, i: int) -> np.random.Generator:
         """The generator of row `i` of this batch. A second call gives the same one, and its draws go on."""
         if i not in self._generators:
-            self._generators[i] = _philox(self.seed, self.epoch, int(self.index[i]), _ROW)
+            self._generators[i] = _philox(self.seed, self.epoch, int(self.index[i]), _ROW, self._stream)
         return self._generators[i]
 
     def uniform(self, width: int) -> Tensor:
@@ -50,7 +53,7 @@ class RowRandom:
         SplitMix64 (Steele, Lea and Flood 2014), started at a hash of (seed, epoch, call, row): some
         microseconds for the whole batch, where a generator a row costs that for every row.
         """
-        start = _start(self.seed, self.epoch, self._calls)
+        start = _start(self.seed, self.epoch, self._calls, *([self._stream] if self._stream else []))
         self._calls += 1
         rows = _mixed(_mixed(self.index.astype(np.uint64) * _GAMMA + start))
         steps = np.arange(1, width + 1, dtype=np.uint64) * _GAMMA
@@ -60,7 +63,8 @@ class RowRandom:
     @cached_property
     def batch(self) -> np.random.Generator:
         """A generator for the batch as a whole, keyed by (seed, epoch, first row)."""
-        return _philox(self.seed, self.epoch, int(self.index[0]) if len(self.index) else _WORD, _BATCH)
+        first = int(self.index[0]) if len(self.index) else _WORD
+        return _philox(self.seed, self.epoch, first, _BATCH, self._stream)
 
 
 def permutation(seed: int, epoch: int, n: int) -> npt.NDArray[np.int64]:
@@ -73,17 +77,17 @@ def order_generator(seed: int, epoch: int) -> np.random.Generator:
     return _philox(seed, epoch, 0, _ORDER)
 
 
-def _philox(seed: int, epoch: int, row: int, kind: int) -> np.random.Generator:
+def _philox(seed: int, epoch: int, row: int, kind: int, stream: int = 0) -> np.random.Generator:
     # Key and counter are written, not hashed: no two (seed, epoch, row, kind) share a stream. The counter's low
-    # words are left for 2^128 draws.
+    # words are left for 2^128 draws. `stream` has 48 bits, above those of `kind`.
     key: Any = np.array((seed & _WORD, row & _WORD), dtype=np.uint64)
-    counter: Any = np.array((0, 0, epoch & _WORD, kind), dtype=np.uint64)
+    counter: Any = np.array((0, 0, epoch & _WORD, kind | stream << 8), dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
-def _start(seed: int, epoch: int, call: int) -> np.uint64:
+def _start(*words: int) -> np.uint64:
     value = np.zeros(1, dtype=np.uint64)  # an array, since scalars warn where they wrap around
-    for word in (seed, epoch, call):
+    for word in words:
         value = _mixed(value + np.uint64(word & _WORD) + _GAMMA)
     return np.uint64(value[0])
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from potstill.batch import Batch
+    from potstill.collate import Masked
     from potstill.recipe import TaskConfig
 
     Labels = npt.NDArray[Any] | list[Any]
@@ -115,6 +116,18 @@ class Task(ABC):
     def labelled(self, labels: Labels) -> bool:
         """Whether any row has a label, so that a model can be measured on the rows."""
         return has_labels(labels)
+
+    def masking(self, tokenizer: Any) -> Masked | None:
+        """What makes a batch's labels of its tokens, and may hide some of these; None where labels are a column.
+
+        It goes by each row alone, so that a model is always measured on the same tokens.
+
+        Args:
+            tokenizer: of the student, and of a teacher beside it.
+
+        Raises: ModelError where the tokenizer will not do.
+        """
+        return None
 
     def collate_labels(self, labels: Labels, width: int) -> Tensor:
         """The labels of a batch's rows as the loss reads them; `width` is the batch's in tokens.
