@@ -40,6 +40,8 @@ IMPORTS = [
     "potstill_layers.plugin",
     "potstill_onnx.convert",
     "potstill_onnx.plugin",
+    "potstill_pp_minilm.losses",
+    "potstill_pp_minilm.plugin",
     "potstill_theseus.hybrid",
     "potstill_theseus.plugin",
     "scipy.io",

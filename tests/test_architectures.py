@@ -22,6 +22,7 @@ from tests.observing import BASE, CONFIGS, make
 PLUGINS: dict[str, dict[str, Any]] = {
     "minilm": {"relation_heads": 4},
     "minilm, version 1": {"version": 1},
+    "pp_minilm": {"relation_heads": 4, "alpha": 0.3, "beta": 0.3},
     "tinybert": {"phase": "intermediate"},
     "layers": {"hidden": {"hidden_mse": 1.0}, "attention": {"attention_mse": 1.0}},
 }

@@ -20,6 +20,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "tinybert": {"intermediate": {"epochs": 1, "learning_rate": 2e-3}},
     },
     "minilm + accumulate": {"plugins": ["minilm", "accumulate"], "minilm": {"normalisation": "token"}},
+    "pp_minilm + accumulate": {"plugins": ["pp_minilm", "accumulate"], "pp_minilm": {"alpha": 0.4}},
     "assistant over minilm": {
         "plugins": ["minilm", "assistant", "accumulate"],
         "assistant": {"hops": [{"config": bert(2, 16, **CALM)}]},

@@ -19,6 +19,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "layers": {"map": "uniform", "hidden": {"hidden_mse": 1.0}},
     "minilm": {},
     "pgd": {"steps": 2},
+    "pp_minilm": {},
     "theseus": {"schedule": "constant", "tune": False},
     "tinybert": {"intermediate": {"updates": 5}},
 }
@@ -26,6 +27,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
 REFUSED: Mapping[frozenset[str], str] = {
     frozenset({"bilstm", "layers"}): "the student has no list of layers",
     frozenset({"bilstm", "minilm"}): "must share a tokenizer",
+    frozenset({"bilstm", "pp_minilm"}): "must share a tokenizer",
     frozenset({"bilstm", "tinybert"}): "must share a tokenizer",
     frozenset({"bilstm", "theseus"}): "build_student",
     frozenset({"fgm", "pgd"}): "conflict",

@@ -6,11 +6,22 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.goldens import adversarial, bilstm, engine, hinton, layers, minilm, theseus, tinybert, tinybert_augmentation
+from tests.goldens import (
+    adversarial,
+    bilstm,
+    engine,
+    hinton,
+    layers,
+    minilm,
+    pp_minilm,
+    theseus,
+    tinybert,
+    tinybert_augmentation,
+)
 from tests.goldens.case import Case, read_cases
 from tests.goldens.registry import CHECKS
 
-FAMILIES = (adversarial, bilstm, engine, hinton, layers, minilm, theseus, tinybert, tinybert_augmentation)
+FAMILIES = (adversarial, bilstm, engine, hinton, layers, minilm, pp_minilm, theseus, tinybert, tinybert_augmentation)
 """The modules whose import registers the checks."""
 
 

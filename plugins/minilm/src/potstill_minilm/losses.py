@@ -71,10 +71,10 @@ def related(projections: Projections, pair: str, relation_heads: int, who: str) 
     Raises: ShapeError where R does not divide a width, or the two sides have different ones.
     """
     named = dict(zip("qkv", projections, strict=True))
-    left = _split(named[pair[0]], relation_heads, who)
+    left = relation_heads_of(named[pair[0]], relation_heads, who)
     if pair[0] == pair[1]:
         return Related(left)
-    right = _split(named[pair[1]], relation_heads, who)
+    right = relation_heads_of(named[pair[1]], relation_heads, who)
     if left.shape != right.shape:
         raise ShapeError(
             f"The relation '{pair}' needs queries, keys and values of one width; the {who}'s heads are "
@@ -83,7 +83,11 @@ def related(projections: Projections, pair: str, relation_heads: int, who: str) 
     return Related(left, right)
 
 
-def _split(heads: Tensor, relation_heads: int, who: str) -> Tensor:
+def relation_heads_of(heads: Tensor, relation_heads: int, who: str) -> Tensor:
+    """Attention heads [B, H, L, D] as relation heads [B, R, L, d_r].
+
+    Raises: ShapeError where R does not divide the width H * D.
+    """
     batch, number, length, width = heads.shape
     if (number * width) % relation_heads:
         raise ShapeError(

@@ -106,27 +106,19 @@ class MiniLM(Plugin):
 
         Raises: ModelError where it divides a width not, or in version 1 the models' heads are unequal.
         """
-        from potstill.observe import probe
+        from potstill_minilm.heads import check_heads, seen_heads
         from potstill_minilm.losses import common_heads
 
-        widths, numbers = {}, {}
-        for side, module in (("teacher", stage.teacher.module), ("student", stage.student.module)):
-            query = probe(module, [self.layers[side]], side)[self.layers[side]].query
-            numbers[side], widths[side] = query.shape[1], query.shape[1] * query.shape[3]
+        seen = seen_heads(stage, self.layers)
         heads = self.config.relation_heads
         if heads is None and self.config.version == 2:
-            heads = common_heads(widths["teacher"], widths["student"], 64 if deep else 48)
+            heads = common_heads(seen["teacher"].width, seen["student"].width, 64 if deep else 48)
         elif heads is None:
-            heads = numbers["teacher"]
-            if numbers["student"] != heads:
+            heads = seen["teacher"].number
+            if seen["student"].number != heads:
                 raise ModelError(
                     f"MiniLM of version 1 compares attention heads one by one, and the teacher has {heads} and the "
-                    f"student {numbers['student']}; give the student {heads} heads, or take version = 2."
+                    f"student {seen['student'].number}; give the student {heads} heads, or take version = 2."
                 )
-        for side, width in widths.items():
-            if width % heads:
-                raise ModelError(
-                    f"relation_heads = {heads} does not divide the {side}'s width {width}; the largest number that "
-                    f"divides both widths is {common_heads(widths['teacher'], widths['student'], width)}."
-                )
+        check_heads(heads, seen)
         return heads

@@ -1,0 +1,1 @@
+"""PP-MiniLM (relations of tokens, heads and samples) for potstill."""
