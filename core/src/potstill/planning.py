@@ -77,6 +77,7 @@ def _stage(context: Context, plan: StagePlan, scratch: Path) -> dict[str, Any]:
             "supervised_weight": stage.supervised_weight,
             "observed": {side: [_told(feature) for feature in found] for side, found in stage.observed.items()},
             "explained": stage.explained,
+            "frozen": stage.frozen,
             "loss_terms": _terms(stage, rows, micro[0]),
             "parameters": {
                 "student": _parameters(stage.student.module),

@@ -232,6 +232,8 @@ class StagePlan(PluginTables):
     """Stop after this many evaluations without a better one."""
     keep: Literal["best", "last"] = "best"
     """Which model is handed on."""
+    freeze: Strings = ()
+    """Patterns of the names of parameters that this stage leaves as they are, such as "*position_embeddings*"."""
     teacher_once: bool = True
     """Compute the teacher's logits once a row, before the first update, where nothing else of it is looked at."""
     supervised: Annotated[float, Field(ge=0)] | None = None

@@ -21,6 +21,7 @@ from potstill.collate import Masked, Partner
 from potstill.data.batching import bucketed
 from potstill.errors import ModelError, PluginError, RecipeError
 from potstill.features import LOGITS, Feature
+from potstill.freezing import freeze
 from potstill.looks import Looks
 from potstill.models import Model, check_length
 from potstill.observe import Observer, Outputs
@@ -54,6 +55,7 @@ class Stage:
         exit: closed when the stage ends, however it ends; hooks and patches go on it.
         modules: what plugins added, by name.
         companions: what chooses the partner rows of the batches that travel with every batch, by name.
+        frozen: the names of the student's parameters that the recipe's `freeze` leaves as they are.
         explained: what plugins say of themselves for `potstill plan` and the stage's result, by plugin.
         total_updates: of the whole stage; known once the data is there (after `setup`), as `updates_per_epoch`.
     """
@@ -87,6 +89,7 @@ class Stage:
             self.hooks_before = count_hooks(self.student.module)  # a caller's own model may bring some
             self.student.module.to(context.ranks.device)
             self.student.module.train().requires_grad_(True)
+            self.frozen = freeze(self.student.module, plan.freeze, plan.name)
             self._setup()  # what plugins add starts the same on every rank
             if context.ranks.world > 1:  # other dropout on other rows
                 seed_everything(self.seed + context.ranks.rank)
