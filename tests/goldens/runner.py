@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.goldens import (
     adversarial,
     bilstm,
+    distilbert,
     engine,
     hinton,
     layers,
@@ -21,7 +22,19 @@ from tests.goldens import (
 from tests.goldens.case import Case, read_cases
 from tests.goldens.registry import CHECKS
 
-FAMILIES = (adversarial, bilstm, engine, hinton, layers, minilm, pp_minilm, theseus, tinybert, tinybert_augmentation)
+FAMILIES = (
+    adversarial,
+    bilstm,
+    distilbert,
+    engine,
+    hinton,
+    layers,
+    minilm,
+    pp_minilm,
+    theseus,
+    tinybert,
+    tinybert_augmentation,
+)
 """The modules whose import registers the checks."""
 
 

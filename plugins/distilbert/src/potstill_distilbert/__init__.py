@@ -1,0 +1,1 @@
+"""DistilBERT (language models from language models) for potstill."""
