@@ -36,6 +36,8 @@ IMPORTS = [
     "potstill_adversarial.plugin",
     "potstill_amp.precision",
     "potstill_bilstm.modeling",
+    "potstill_diito.interchange",
+    "potstill_diito.plugin",
     "potstill_distilbert.extraction",
     "potstill_distilbert.masking",
     "potstill_distilbert.plugin",

@@ -14,6 +14,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "amp": {"dtype": "bfloat16", "teacher_tolerance": 0.5},
     "assistant": {"hops": [{"config": bert(2, 16)}]},
     "bilstm": {},
+    "diito": {},
     "fgm": {},
     "hinton": {"temperature": 2.0},
     "layers": {"map": "uniform", "hidden": {"hidden_mse": 1.0}},
@@ -25,6 +26,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
 }
 """The plugins and their options here."""
 REFUSED: Mapping[frozenset[str], str] = {
+    frozenset({"bilstm", "diito"}): "must share a tokenizer",
     frozenset({"bilstm", "layers"}): "the student has no list of layers",
     frozenset({"bilstm", "minilm"}): "must share a tokenizer",
     frozenset({"bilstm", "pp_minilm"}): "must share a tokenizer",

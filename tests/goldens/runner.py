@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.goldens import (
     adversarial,
     bilstm,
+    diito,
     distilbert,
     engine,
     hinton,
@@ -25,6 +26,7 @@ from tests.goldens.registry import CHECKS
 FAMILIES = (
     adversarial,
     bilstm,
+    diito,
     distilbert,
     engine,
     hinton,

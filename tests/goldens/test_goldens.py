@@ -32,7 +32,8 @@ def test_every_check_has_a_case() -> None:
 def folder_of(kind: str, folder: Path) -> tuple[Path, Case]:
     """A folder of its own with the first case of a kind."""
     case = next(case for case in CASES if case.kind == kind)
-    shutil.copy(HERE / case.entry["file"], folder)
+    for file in (case.entry["file"], *case.entry.get("extra_files", ())):
+        shutil.copy(HERE / file, folder)
     (folder / "index.json").write_text(json.dumps({"cases": [case.entry]}))
     return folder, case
 

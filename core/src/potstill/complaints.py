@@ -47,7 +47,8 @@ def _sentence(error: ValidationError, model: type[BaseModel], place: Callable[[L
 def _complaint(same: list[ErrorDetails], spot: _Spot) -> str:
     first = same[0]
     if first["type"] == "missing":
-        return f"the key {spot} is missing." if not spot.items else f"{spot} is missing."
+        key = f"'{spot.table[-1]}'" if spot.key is None and spot.table else spot  # a table is missing as a whole
+        return f"the key {key} is missing." if not spot.items else f"{spot} is missing."
     if first["type"] == "extra_forbidden":
         known = known_keys(spot.home)
         return f"unknown key {spot}.{did_you_mean(str(spot.key), known) or _listed(known)}"

@@ -1,0 +1,1 @@
+"""DIITO (interchange interventions on teacher and student) for potstill."""
