@@ -96,6 +96,13 @@ def test_the_plan_shows_what_each_relation_is_a_mean_of(data: Path, mode: str, u
     }
 
 
+def test_as_a_stage_of_masked_language_models_it_reads_whole_texts(data: Path) -> None:
+    made = tables()
+    made["task"] = {"kind": "masked-lm"}
+    told = plan(parse(made), data).stages
+    assert [stage["slots"] for stage in told] == [{}, {"masking": "pp_minilm"}]
+
+
 class Notes(Progress):
     """Keeps what a run notes."""
 

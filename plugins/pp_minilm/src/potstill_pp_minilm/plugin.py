@@ -11,6 +11,8 @@ from potstill.features import QKV
 from potstill.plugin import LossTerm, Plugin, PluginConfig, hookimpl
 
 if TYPE_CHECKING:
+    from potstill.batch import Batch
+    from potstill.data.random import RowRandom
     from potstill.stage import Stage
     from potstill.step import Step
     from potstill_pp_minilm.losses import Relation
@@ -74,6 +76,8 @@ class PPMiniLM(Plugin):
         for unit in self.units.values():
             stage.add_unit(unit)
         stage.observe(teacher=[self.layers["teacher"]], student=[self.layers["student"]])
+        if stage.task.name == "masked-lm":  # relations are those of whole texts
+            stage.claim("masking", _unmasked)
         seen = seen_heads(stage, self.layers)
         most = 64 if count >= DEEP else 48
         common = common_heads(seen["teacher"].width, seen["student"].width, most)
@@ -108,3 +112,7 @@ class PPMiniLM(Plugin):
         if self.config.teacher_layer is not None:
             return self.config.teacher_layer
         return count * 5 // 6 if count >= DEEP else -1
+
+
+def _unmasked(batch: Batch, rng: RowRandom) -> None:
+    """The slot "masking": every token stays, and none is to be predicted."""
