@@ -164,6 +164,7 @@ def test_processes_share_a_masked_batch_and_its_companions_as_one_has_them(
 def test_processes_share_plain_companions_row_by_row(world: int, data: Path, tmp_path: Path) -> None:
     plugin = Pairing(("reversed", reversed_rows))
     stage = stage_with(plugin, data, tmp_path)
+    batch_of(stage)  # tokenizes the rows, which several processes would do together
     for rank in range(world):
         on_rank(stage, rank, world)
         part = batch_of(stage)

@@ -191,10 +191,10 @@ def test_better_knows_which_way_a_metric_goes() -> None:
 
 
 def test_decoding_names_the_class_and_its_probability() -> None:
-    told = classification("a", "b").decode(np.array([[0.0, math.log(3)], [1000.0, 0.0]]))
+    told = classification("a", "b").decode(np.array([[0.0, math.log(3)], [1000.0, 0.0]]), {}, None)
     assert [row["label"] for row in told] == ["b", "a"]
     assert [row["score"] for row in told] == pytest.approx([0.75, 1.0])
-    assert regression().decode(np.array([[2.5]])) == [{"value": 2.5}]
+    assert regression().decode(np.array([[2.5]]), {}, None) == [{"value": 2.5}]
 
 
 def test_the_head_tells_a_model_the_labels() -> None:

@@ -27,7 +27,7 @@ from potstill.progress import Progress, Stoppable
 from potstill.ranks import Ranks
 from potstill.recipe import DataConfig, ModelConfig, Recipe, StagePlan
 from potstill.references import STAGE
-from potstill.tasks import Task, label_names, load_task
+from potstill.tasks import Task, label_names, load_task, task_class
 
 if TYPE_CHECKING:
     from potstill.data.table import TokenTable
@@ -157,7 +157,8 @@ class Context:
         spec, rows = getattr(data, split), getattr(data, f"{split}_rows")
         if spec == getattr(self.recipe.data, split):
             spec = self.tables.get(split, spec)
-        columns = {"text": data.text, "text_pair": data.text_pair, "label": data.label}
+        label = data.label if task_class(self.recipe.task.kind).label_column else None
+        columns = {"text": data.text, "text_pair": data.text_pair, "label": label}
         key = json.dumps([split, spec if isinstance(spec, str) else None, rows, columns])
         if key not in self._sources:
             self._sources[key] = (
@@ -227,6 +228,11 @@ class Context:
         self.stop.check()
 
     def _labels(self, split: str, source: Source, keep: int | None) -> Any:
+        if keep is not None and not self.task.label_column:
+            raise DataError(
+                f"data.labelled_rows = {keep}, and the task '{self.task.name}' makes its labels of the text, of every "
+                "row; leave it out."
+            )
         labels = self.task.targets(source.labels(), source.path)
         if split == "validation" and not self.task.labelled(labels):
             raise DataError(
@@ -298,10 +304,10 @@ def tokenized(
     def tokens(tokenizer: PreTrainedTokenizerBase) -> TokenTable:
         return encode(source, task, tokenizer, max_length, cache, progress)
 
-    pad = student.pad_token_id or 0
+    pad, masking = student.pad_token_id or 0, task.masking(student)
     if teacher is None or same_tokenizer(student, teacher):
-        return Examples(tokens(student), None, labels, task, (pad, pad))
-    return Examples(tokens(student), tokens(teacher), labels, task, (pad, teacher.pad_token_id or 0))
+        return Examples(tokens(student), None, labels, task, (pad, pad), masking)
+    return Examples(tokens(student), tokens(teacher), labels, task, (pad, teacher.pad_token_id or 0), masking)
 
 
 def model_key(model: Model) -> str:

@@ -36,10 +36,10 @@ def evaluate(
         teacher_inputs: feed the batches' `teacher` inputs instead of the `student` ones.
         check: called between batches; may raise to stop.
     """
-    logits, labels, loss = predict(
+    outcomes, labels, loss = predict(
         module, examples, task, ranks, batch_size=batch_size, teacher_inputs=teacher_inputs, check=check, bar=bar
     )
-    return {**task.score(logits, labels), **({} if loss is None else {"loss": loss})}
+    return {**task.score(outcomes, labels), **({} if loss is None else {"loss": loss})}
 
 
 def scores_of(logits: Tensor, examples: Examples, task: Task) -> dict[str, float]:
@@ -48,7 +48,7 @@ def scores_of(logits: Tensor, examples: Examples, task: Task) -> dict[str, float
         return {}
     labels = task.collate_labels(examples.labels, 0)
     batch = Batch({}, {}, labels, torch.arange(len(labels)))
-    return {**task.score(logits.numpy(), labels.numpy()), "loss": float(task.loss(logits, batch))}
+    return {**task.score(*task.outcome(logits, batch)), "loss": float(task.loss(logits, batch))}
 
 
 def predict(
@@ -62,7 +62,10 @@ def predict(
     check: Callable[[], None] = lambda: None,
     bar: Bar | None = None,
 ) -> tuple[Any, Any, float | None]:
-    """Logits and labels of every row, in the order of the rows, and the mean loss per target (None without any)."""
+    """What the task keeps of every row's logits and labels (`Task.outcome`), in the order of the rows.
+
+    Behind them the mean loss per target, None without any.
+    """
     # Part by part, since a plugin may keep some of a model in eval mode while it trains.
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
@@ -75,14 +78,14 @@ def predict(
                 mine = indices[ranks.rank :: ranks.world]
                 if not len(mine):
                     continue
-                batch = examples.batch(mine).to(ranks.device)
+                batch = examples.asked(mine).to(ranks.device)
                 logits = task.logits(module(**(batch.teacher if teacher_inputs else batch.student)))
                 count = TARGET.count(batch)
                 if count:
                     total += float(task.loss(logits, batch)) * count
                     targets += count
-                outputs, labels = logits.float().cpu().numpy(), batch.labels.cpu().numpy()
-                rows.extend((int(row), outputs[i], labels[i]) for i, row in enumerate(mine))
+                outcomes, labels = task.outcome(logits, batch)
+                rows.extend((int(row), outcomes[i], labels[i]) for i, row in enumerate(mine))
                 if bar is not None:
                     bar.advance()
     finally:

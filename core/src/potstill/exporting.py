@@ -103,7 +103,7 @@ def _moved(artifact: Artifact, draft: Path, folder: Path) -> Artifact:
 
 def batches_of(rows: Examples) -> Callable[[int], Iterator[Batch]]:
     """Rows as CPU batches, in an order of like lengths; `batch.index` tells which rows they are."""
-    return lambda size: (rows.batch(indices) for indices in in_order(rows.lengths, size))
+    return lambda size: (rows.asked(indices) for indices in in_order(rows.lengths, size))
 
 
 def export_folder(

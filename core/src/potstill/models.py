@@ -24,7 +24,7 @@ from potstill.errors import ModelError, did_you_mean
 from potstill.layers import Layers
 from potstill.places import find_place, first_line, read_config, read_table, register_kind
 from potstill.recipe import ModelConfig, TaskConfig
-from potstill.tasks import Task, load_task
+from potstill.tasks import Task, load_task, task_class, task_with_head
 from potstill.tokenizers import load_tokenizer
 
 CARD = "potstill.json"
@@ -126,7 +126,7 @@ def check_length(module: nn.Module, max_length: int, side: str) -> None:
 def longest_row(module: nn.Module) -> int | None:
     """How many tokens a row may have, by the model's table of positions; None where it has none."""
     for name, part in module.named_modules():
-        if name.endswith("position_embeddings") and isinstance(part, nn.Embedding):
+        if name.endswith(("position_embeddings", "wpe")) and isinstance(part, nn.Embedding):
             # RoBERTa's positions count on from the padding token's number.
             return part.num_embeddings - (0 if part.padding_idx is None else part.padding_idx + 1)
     return None
@@ -183,11 +183,15 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def task_of(folder: Path) -> Task:
-    """The task of a saved model: from its card, else what transformers takes the labels of its config.json for:
-    regression where there is one, and classification."""
+    """The task of a saved model: from its card, else by the class in its config.json, else what transformers takes the
+    labels there for: regression where there is one, and classification."""
     card = read_card(folder).get("task", {})
     config = validated(TaskConfig, card, lambda _: f"{folder / CARD}, 'task': ")
-    if config.labels is None and (folder / "config.json").is_file():
+    architecture = (read_config(folder).get("architectures") or [""])[0]
+    kind = None if card else task_with_head(architecture)
+    if kind is not None:
+        config = config.model_copy(update={"kind": kind})
+    elif task_class(config.kind).label_column and config.labels is None and (folder / "config.json").is_file():
         labels = list(_labels(read_config(folder)).values())
         single = len(labels) == 1 and not card
         config = config.model_copy(update={"kind": "regression"} if single else {"labels": labels})

@@ -8,8 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from potstill.context import cache_folder, tokenized
@@ -45,7 +46,10 @@ class Saved:
         columns: Mapping[str, str] | None = None,
     ) -> Examples:
         """Rows of a file, tokenized for this model (and a teacher); `columns` overrides what the model knows."""
-        source = open_source(spec, {**self.columns, **(columns or {})}, root, None, "data", cache)
+        roles = {**self.columns, **(columns or {})}
+        if not self.task.label_column:
+            roles["label"] = None
+        source = open_source(spec, roles, root, None, "data", cache)
         labels = self.task.targets(source.labels(), source.path)
         return tokenized(source, self.task, self.model.tokenizer, teacher, self.max_length, labels, cache, Progress())
 
@@ -102,11 +106,21 @@ def predict(folder: Path, texts: Iterable[str] | Path, *, batch_size: int = 64) 
     for part in _parts(_rows(texts, saved), batch_size):
         columns = {role: [row[role] for row in part] for role in part[0]}
         encoded = saved.task.encode(columns, saved.model.tokenizer, saved.max_length)
-        inputs = saved.model.tokenizer.pad(encoded, return_tensors="pt")
+        inputs = _padded(encoded, saved.model.tokenizer.pad_token_id or 0)
         with torch.no_grad():
             logits = saved.task.logits(module(**inputs)).float().numpy()
-        for row, told in zip(part, saved.task.decode(np.asarray(logits)), strict=True):
+        for row, told in zip(part, saved.task.decode(logits, inputs, saved.model.tokenizer), strict=True):
             yield {**row, **told}
+
+
+def _padded(encoded: Mapping[str, list[list[int]]], pad: int) -> dict[str, Tensor]:
+    """Rows of tokens as a model's inputs, padded behind as in training."""
+
+    def filled(rows: list[list[int]], value: int) -> Tensor:
+        return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
+
+    inputs = {name: filled(rows, pad if name == "input_ids" else 0) for name, rows in encoded.items()}
+    return {**inputs, "attention_mask": filled([[1] * len(row) for row in encoded["input_ids"]], 0)}
 
 
 def _rows(texts: Iterable[str] | Path, saved: Saved) -> Iterator[dict[str, str]]:

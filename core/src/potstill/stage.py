@@ -18,7 +18,7 @@ from potstill import loader
 from potstill.batch import UNITS, Batch, Unit
 from potstill.checkpoint import seed_everything
 from potstill.collate import Masked, Partner
-from potstill.data.batching import bucketed
+from potstill.data.batching import bucketed, one_by_one
 from potstill.errors import ModelError, PluginError, RecipeError
 from potstill.features import LOGITS, Feature
 from potstill.freezing import freeze
@@ -303,7 +303,7 @@ class Stage:
             return bucketed(lengths, batch_size, seed=self.seed, epoch=epoch)
 
         rows = self._slots.get("sampler", sampler)(lengths, self.plan.batch_size, epoch)
-        return list(self._slots.get("batching", _one_by_one)(rows))
+        return list(self._slots.get("batching", one_by_one)(rows))
 
     def count_updates(self, lengths: np.ndarray) -> None:
         """Sets `total_updates` and `updates_per_epoch`, now that the rows are there.
@@ -376,13 +376,17 @@ class Stage:
             self._setting_up, decide = self._after_setup.pop(0)
             decide()
         for side, name in self._looks.teachers.items():
-            if LOGITS not in self.observed[side] or not (fresh := self._models.teacher(name).fresh):
-                continue
+            if LOGITS in self.observed[side]:
+                self._check_logits(side, self._models.teacher(name))
+
+    def _check_logits(self, side: str, teacher: Model) -> None:
+        if teacher.fresh:
             raise ModelError(
                 f"The {side}'s logits are looked at in the stage '{self.plan.name}', but no checkpoint gave its "
-                f"{fresh[-1]} a value; add a stage with trains = 'teacher' before, or name a "
+                f"{teacher.fresh[-1]} a value; add a stage with trains = 'teacher' before, or name a "
                 "fine-tuned model."
             )
+        self.task.check_logits(self.student, teacher)
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
@@ -392,7 +396,3 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
 def count_hooks(module: nn.Module) -> int:
     """Forward hooks on a module and all below it."""
     return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in module.modules())
-
-
-def _one_by_one(rows: Sequence[np.ndarray]) -> Iterable[Sequence[np.ndarray]]:
-    return ([batch] for batch in rows)

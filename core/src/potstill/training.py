@@ -29,6 +29,9 @@ from potstill.runfolder import RunFolder, content_key
 from potstill.stage import Stage, count_hooks
 from potstill.stagemodels import MODULES
 
+_TOLD = ("accuracy", "macro_f1", "pearson", "perplexity", "loss")
+"""The metrics that a stage's last line names."""
+
 
 @dataclass(frozen=True)
 class StageResult:
@@ -180,9 +183,7 @@ def _teacher_scores(stage: Stage) -> dict[str, float] | None:
 
 def _sentence(facts: Mapping[str, Any]) -> str:
     metrics = facts["metrics"] or {}
-    told = ", ".join(
-        f"{name} {value:.4f}" for name, value in metrics.items() if name in ("accuracy", "macro_f1", "pearson", "loss")
-    )
+    told = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name in _TOLD)
     return f"{told or 'done'} after {facts['updates']} updates in {facts['seconds']:.0f} s."
 
 

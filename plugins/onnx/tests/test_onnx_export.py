@@ -235,7 +235,7 @@ def test_the_file_names_no_path_of_the_machine_it_was_made_on(exported: tuple[Ex
 def test_the_difference_of_two_models_is_the_largest_of_any_logit() -> None:
     one = [np.array([[1.0, 2.0], [3.0, 1.0]]), np.array([[0.0, 1.0]])]
     two = [np.array([[1.0, 2.5], [1.0, 3.0]]), np.array([[0.0, 1.0]])]
-    found = agreement(one, two)
+    found = agreement(zip(one, two, strict=True))
     assert found.max_difference == 2
     assert found.rows == 3
     assert found.equal_predictions == pytest.approx(2 / 3)

@@ -58,7 +58,7 @@ def _given(texts: Sequence[str], file: str | None) -> list[str] | Path:
 
 def _line(row: Mapping[str, Any]) -> str:
     """The label, the score and the text, between tabs."""
-    order = [key for key in ("label", "value", "score") if key in row]
+    order = [key for key in ("label", "value", "score", "words") if key in row]
     order += [key for key in row if key not in {*order, "text", "text_pair"}]
     order += [key for key in ("text", "text_pair") if key in row]
     return "\t".join(_cell(row[key]) for key in order)
@@ -67,4 +67,6 @@ def _line(row: Mapping[str, Any]) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"
+    if isinstance(value, list):  # the most probable words of each place
+        return " | ".join(", ".join(f"{one['word']} {one['score']:.2f}" for one in place) for place in value)
     return " ".join(str(value).split())

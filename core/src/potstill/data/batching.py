@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -49,3 +49,8 @@ def padded_share(lengths: npt.NDArray[np.int32], batches: Iterable[Rows]) -> flo
 
 def _cut(order: Rows, batch_size: int) -> list[Rows]:
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def one_by_one(rows: Sequence[npt.NDArray[np.int64]]) -> Iterable[Sequence[npt.NDArray[np.int64]]]:
+    """Each batch an update of its own."""
+    return ([batch] for batch in rows)

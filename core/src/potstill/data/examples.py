@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from potstill.batch import IGNORED, Batch
+from potstill.data.random import RowRandom
 from potstill.errors import DataError
 
 if TYPE_CHECKING:
+    from potstill.collate import Masked
     from potstill.data.table import TokenTable
     from potstill.tasks import Task
 
@@ -30,15 +32,23 @@ class Examples:
         labels: a label a row.
         task: makes the batch's labels.
         pads: the id that pads the student's rows, and the teacher's.
+        masking: what makes labels of the tokens when a model is measured on the rows (`Task.masking`).
     """
 
     def __init__(
-        self, student: TokenTable, teacher: TokenTable | None, labels: Targets, task: Task, pads: tuple[int, int]
+        self,
+        student: TokenTable,
+        teacher: TokenTable | None,
+        labels: Targets,
+        task: Task,
+        pads: tuple[int, int],
+        masking: Masked | None = None,
     ) -> None:
         _check_aligned(len(student), len(labels), "labels")
         if teacher is not None:
             _check_aligned(len(student), len(teacher), "rows of the teacher")
         self.student, self.teacher, self.labels, self.task, self.pads = student, teacher, labels, task, pads
+        self._masking = masking
         self.lengths = student.lengths if teacher is None else np.maximum(student.lengths, teacher.lengths)
         """[rows] int32, tokens a row for student or teacher, whichever has more; what bucketing sorts by."""
 
@@ -57,6 +67,13 @@ class Examples:
         teacher = student if self.teacher is None else padded(self.teacher, rows, self.pads[1])
         labels = self.task.collate_labels(_taken(self.labels, rows), student["input_ids"].shape[1])
         return Batch(student, teacher, labels, torch.from_numpy(rows))
+
+    def asked(self, indices: npt.ArrayLike) -> Batch:
+        """Rows as a model is measured on them: where the task masks, by each row alone, every time the same."""
+        batch = self.batch(indices)
+        if self._masking is not None:
+            self._masking(batch, RowRandom(0, 0, batch.index.numpy(), "measuring"))
+        return batch
 
 
 def padded(table: TokenTable, rows: npt.NDArray[np.int64], pad: int) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ An entry point in the group `potstill.tasks` names a class; the recipe's `task.k
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from potstill.batch import Batch
     from potstill.collate import Masked
+    from potstill.models import Model
     from potstill.recipe import TaskConfig
 
     Labels = npt.NDArray[Any] | list[Any]
@@ -71,6 +72,10 @@ class Task(ABC):
     default_metric: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]]
     """What `score` may return; beside these there is always "loss"."""
+    label_column: ClassVar[bool] = True
+    """Whether the data has a column of labels; without one, `masking` makes labels of the text."""
+    architectures: ClassVar[tuple[str, ...]] = ()
+    """How the names of model classes with this task's head end, by which a model without a card is recognised."""
 
     def __init__(self, config: TaskConfig, names: list[str] | None) -> None:
         self.config, self.names = config, names
@@ -149,13 +154,39 @@ class Task(ABC):
     def predictions(self, logits: Tensor, batch: Batch) -> list[Prediction]:
         """What of the logits a teacher can teach, labels or no labels."""
 
-    @abstractmethod
-    def score(self, logits: npt.NDArray[Any] | list[npt.NDArray[Any]], labels: Labels) -> dict[str, float]:
-        """The metrics over rows that have a label; {} where none has one. A list of logits holds parts of the rows."""
+    def outcome(self, logits: Tensor, batch: Batch) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """What `score` needs of a batch's rows: of their logits, and of their labels; here both themselves.
+
+        All that is kept of a batch while a model is measured.
+        """
+        return logits.float().cpu().numpy(), batch.labels.cpu().numpy()
 
     @abstractmethod
-    def decode(self, logits: npt.NDArray[np.floating[Any]]) -> list[dict[str, Any]]:
-        """What to tell a user of each row."""
+    def score(self, logits: npt.NDArray[Any] | list[npt.NDArray[Any]], labels: Labels) -> dict[str, float]:
+        """The metrics over rows that have a label; {} where none has one. A list of logits holds parts of the rows.
+
+        Args:
+            logits, labels: as `outcome` gives them.
+        """
+
+    @abstractmethod
+    def decode(
+        self, logits: npt.NDArray[np.floating[Any]], inputs: Mapping[str, Tensor], tokenizer: Any
+    ) -> list[dict[str, Any]]:
+        """What to tell a user of each row.
+
+        Args:
+            inputs: what the model read, by name, each [rows, seq].
+            tokenizer: the model's.
+
+        Raises: DataError for a row of which nothing can be told.
+        """
+
+    def check_logits(self, student: Model, teacher: Model) -> None:  # noqa: B027 - a row's classes are the task's own
+        """The teacher's logits are about the same things as the student's.
+
+        Raises: ModelError where they are not.
+        """
 
     @staticmethod
     def names_from(values: Iterable[Any]) -> list[str]:
@@ -190,6 +221,12 @@ def task_class(kind: str) -> type[Task]:
     if not (isinstance(loaded, type) and issubclass(loaded, Task)):
         raise PluginError(f"The task '{kind}' of {found[0].distribution} is {loaded!r}, not a subclass of Task.")
     return loaded
+
+
+def task_with_head(architecture: str) -> str | None:
+    """The kind of task whose head a model class of this name has; None where its name does not tell."""
+    found = (entry.name for entry in installed(GROUP) if architecture.endswith(task_class(entry.name).architectures))
+    return next(found, None)
 
 
 def label_names(config: TaskConfig, root: Path, values: Iterable[Any]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -95,7 +95,9 @@ class TextClassification(Task):
         predicted = np.concatenate(logits) if isinstance(logits, list) else logits
         return scores.classification(predicted[kept].argmax(-1), labels[kept], len(self.names))
 
-    def decode(self, logits: npt.NDArray[np.floating[Any]]) -> list[dict[str, Any]]:
+    def decode(
+        self, logits: npt.NDArray[np.floating[Any]], inputs: Mapping[str, Tensor], tokenizer: Any
+    ) -> list[dict[str, Any]]:
         """{"label": name, "score": its probability} of each row of [rows, classes]."""
         shifted = np.exp(logits - logits.max(-1, keepdims=True))
         best = logits.argmax(-1)

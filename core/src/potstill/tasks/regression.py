@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -50,7 +51,9 @@ class Regression(Task):
         predicted = np.concatenate(logits) if isinstance(logits, list) else logits
         return scores.regression(predicted.reshape(len(labels))[kept], labels[kept])
 
-    def decode(self, logits: npt.NDArray[np.floating[Any]]) -> list[dict[str, Any]]:
+    def decode(
+        self, logits: npt.NDArray[np.floating[Any]], inputs: Mapping[str, Tensor], tokenizer: Any
+    ) -> list[dict[str, Any]]:
         """{"value": number} of each row of [rows, 1]."""
         return [{"value": float(value)} for value in np.reshape(logits, -1)]
 

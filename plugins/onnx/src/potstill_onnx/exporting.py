@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from potstill.export import ExportJob
 from potstill_onnx.config import Kind, OnnxConfig
 from potstill_onnx.convert import convert, evaluating
 from potstill_onnx.inputs import vocabulary_of
-from potstill_onnx.parity import Logits, agreement, grid, scores, torch_logits
+from potstill_onnx.parity import Agreement, Logits, agreement, grid, scores, torch_logits
 from potstill_onnx.quantize import quantize
 from potstill_onnx.session import Session
 
@@ -24,6 +24,7 @@ TEACHER, STUDENT, INT8 = "teacher (onnx)", "student (onnx)", "student (onnx int8
 ROWS = 64  # of a validation batch
 
 Inputs = Mapping[str, Tensor]
+Outcome = tuple[Logits, Logits]
 
 
 @dataclass
@@ -55,7 +56,6 @@ class Exporter:
         first = next(iter(job.batches(ROWS)), None)
         self.like = first.student if first is not None else nothing()
         self._teacher_like = first.teacher if first is not None else nothing()
-        self._reference: list[Logits] = []
 
     def models(self) -> list[Exported]:
         """The teacher where there is one and it can be exported, the student, its INT8 copy.
@@ -71,15 +71,14 @@ class Exporter:
 
     def _student(self) -> Exported:
         module = self.job.student.module
-        exported, self._reference = self._proved(module, self.like, "model.onnx", STUDENT, lambda batch: batch.student)
-        return exported
+        return self._proved(module, self.like, "model.onnx", STUDENT, lambda batch: batch.student)
 
     def _teacher(self) -> Exported | None:
         if self.job.teacher is None:
             return None
         module, like = self.job.teacher.module, self._teacher_like
         try:
-            return self._proved(module, like, "teacher.onnx", TEACHER, lambda batch: batch.teacher)[0]
+            return self._proved(module, like, "teacher.onnx", TEACHER, lambda batch: batch.teacher)
         except PotstillError as error:
             # The teacher is only there to be compared with; the student is not lost for it.
             self.job.progress.note(f"The teacher is not compared in ONNX: {error}")
@@ -89,9 +88,7 @@ class Exporter:
         path = self.job.folder / "model.int8.onnx"
         files = quantize(student.files[0], path, per_channel=self.config.per_channel)
         exported = Exported(INT8, files, student.attention, student.parameters)
-        logits = self._run(exported, lambda batch: batch.student)
-        found = agreement(self._reference, logits)
-        exported.scores = self._scores(logits)
+        found, _, exported.scores = self._compared(exported, self.job.student.module, lambda batch: batch.student)
         exported.parity = {**asdict(found), "per_channel": self.config.per_channel}
         if found.equal_predictions is not None:
             self.job.progress.note(f"{INT8} predicts as torch's student on {found.equal_predictions:.2%} of the rows")
@@ -99,22 +96,15 @@ class Exporter:
 
     def _proved(
         self, module: nn.Module, like: Inputs, name: str, row: str, inputs: Callable[[Batch], Inputs]
-    ) -> tuple[Exported, list[Logits]]:
-        """A model in fp32 whose logits are torch's on the grid and on every validation row; and torch's logits."""
-        task = self.job.task
+    ) -> Exported:
+        """A model in fp32 whose logits are torch's on the grid and on every validation row."""
         exported = self._converted(module, like, name, row)
-        with evaluating(module):
-            reference = self._logits(
-                f"{row.split()[0]} (torch)", lambda batch: torch_logits(module, task, inputs(batch))
-            )
-        logits = self._run(exported, inputs)
-        found = agreement(reference, logits)
-        exported.scores = self._scores(logits)
-        exported.parity |= {**asdict(found), "torch": self._scores(reference), "onnx": exported.scores}
+        found, in_torch, exported.scores = self._compared(exported, module, inputs)
+        exported.parity |= {**asdict(found), "torch": in_torch, "onnx": exported.scores}
         self._refuse(exported, found.max_difference, f"{found.rows} validation rows")
         whose = f"torch's {row.split()[0]}"
         self.job.progress.note(f"{row} is {whose} to {_worst(exported):.1e} on {found.rows} rows and the grid")
-        return exported, reference
+        return exported
 
     def _converted(self, module: nn.Module, like: Inputs, name: str, row: str) -> Exported:
         job, config = self.job, self.config
@@ -147,20 +137,24 @@ class Exporter:
             f"more than tolerance = {self.config.tolerance:g}; the file was removed{hint}."
         )
 
-    def _run(self, exported: Exported, inputs: Callable[[Batch], Inputs]) -> list[Logits]:
-        session = Session(exported.files[0])
-        return self._logits(exported.name, lambda batch: session.logits(inputs(batch)))
+    def _compared(
+        self, exported: Exported, module: nn.Module, inputs: Callable[[Batch], Inputs]
+    ) -> tuple[Agreement, dict[str, float], dict[str, float]]:
+        """A model in ONNX against one in torch on every validation row, and the scores of torch's and of its own."""
+        task, session = self.job.task, Session(exported.files[0])
+        kept: tuple[list[Outcome], list[Outcome]] = ([], [])
 
-    def _logits(self, name: str, answer: Callable[[Batch], Logits]) -> list[Logits]:
-        parts = []
-        with self.job.progress.bar(name, None) as bar:
-            for batch in self.job.batches(ROWS):
-                parts.append(answer(batch))
-                bar.advance(len(batch))
-        return parts
+        def answers() -> Iterator[tuple[Logits, Logits]]:
+            with self.job.progress.bar(exported.name, None) as bar, evaluating(module):
+                for batch in self.job.batches(ROWS):
+                    both = torch_logits(module, task, inputs(batch)), session.logits(inputs(batch))
+                    for logits, part in zip(both, kept, strict=True):
+                        part.append(task.outcome(torch.from_numpy(logits), batch))
+                    bar.advance(len(batch))
+                    yield both
 
-    def _scores(self, logits: list[Logits]) -> dict[str, float]:
-        return scores(self.job.task, logits, [batch.labels.numpy() for batch in self.job.batches(ROWS)])
+        found = agreement(answers())
+        return found, scores(task, kept[0]), scores(task, kept[1])
 
 
 def _worst(exported: Exported) -> float:

@@ -42,16 +42,23 @@ def torch_logits(module: nn.Module, task: Task, inputs: Mapping[str, Tensor]) ->
         return task.logits(output).float().cpu().numpy()
 
 
-def agreement(reference: Sequence[Logits], other: Sequence[Logits]) -> Agreement:
-    """Compares logits batch by batch; each [rows, ..., classes]."""
-    differences = [_largest(a, b) for a, b in zip(reference, other, strict=True)]
-    rows = sum(len(part) for part in reference)
-    worst = float(np.max(differences)) if differences else 0.0
-    if any(part.ndim < 2 or part.shape[-1] < 2 for part in reference):
-        return Agreement(rows, worst, None)
-    equal = [a.argmax(-1) == b.argmax(-1) for a, b in zip(reference, other, strict=True)]
-    count = sum(part.size for part in equal)
-    return Agreement(rows, worst, float(sum(part.sum() for part in equal)) / count if count else 1.0)
+def agreement(answers: Iterable[tuple[Logits, Logits]]) -> Agreement:
+    """Compares logits batch by batch; each [rows, ..., classes]. No more than a batch of them is held.
+
+    Args:
+        answers: of each batch, those of the one model and of the other.
+    """
+    rows = equal = count = 0
+    worst, single = 0.0, False
+    for one, other in answers:
+        rows += len(one)
+        worst = float(np.maximum(worst, _largest(one, other)))  # NaN wins
+        if one.ndim < 2 or one.shape[-1] < 2:
+            single = True
+        else:
+            same = one.argmax(-1) == other.argmax(-1)
+            equal, count = equal + int(same.sum()), count + same.size
+    return Agreement(rows, worst, None if single else equal / count if count else 1.0)
 
 
 def grid(
@@ -69,7 +76,7 @@ def grid(
     results = []
     for case, batch, length, ragged in _cases(max_length):
         made = made_up(inputs, batch, length, ragged=ragged, vocabulary=vocabulary)
-        found = agreement([torch_logits(module, task, made)], [session.logits(made)])
+        found = agreement([(torch_logits(module, task, made), session.logits(made))])
         results.append({"case": case, "batch": batch, "length": length, "max_difference": found.max_difference})
     return results
 
@@ -81,9 +88,10 @@ def collect(parts: Iterable[Logits]) -> Logits | list[Logits]:
     return np.concatenate(parts) if same else parts
 
 
-def scores(task: Task, logits: Sequence[Logits], labels: Sequence[Logits]) -> dict[str, float]:
-    """The task's metrics of all batches together; {} where there are no rows."""
-    return task.score(collect(logits), collect(labels)) if logits else {}
+def scores(task: Task, outcomes: Sequence[tuple[Logits, Logits]]) -> dict[str, float]:
+    """The task's metrics of all batches together, of what it kept of each; {} where there are no rows."""
+    logits, labels = [one for one, _ in outcomes], [kept for _, kept in outcomes]
+    return task.score(collect(logits), collect(labels)) if outcomes else {}
 
 
 def _largest(a: Logits, b: Logits) -> float:

@@ -1,0 +1,148 @@
+"""Language models: the tokens of a text itself are what is predicted, hidden ones or each next one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from potstill.batch import IGNORED, TOKEN
+from potstill.data.encode import tokenizer_key
+from potstill.data.masking import Masking, mask_id_of
+from potstill.errors import DataError, ModelError
+from potstill.tasks import Prediction, Task, full_precision
+
+if TYPE_CHECKING:
+    from potstill.batch import Batch
+    from potstill.collate import Masked
+    from potstill.data.random import RowRandom
+    from potstill.models import Model
+
+_TOP = 5
+"""So many words are told of each place."""
+
+
+class LanguageModel(Task):
+    """What both kinds share: logits [batch, seq, vocabulary], and labels [batch, seq] made of the text."""
+
+    label_column = False
+    default_metric = "perplexity"
+    metrics: ClassVar[tuple[str, ...]] = ("perplexity", "accuracy")
+
+    def head(self) -> dict[str, Any]:
+        return {}
+
+    def targets(self, values: list[Any], where: str) -> npt.NDArray[np.int64]:
+        """[rows] zeros: every row has labels, which are made when it is in a batch."""
+        return np.zeros(len(values), dtype=np.int64)
+
+    def collate_labels(self, labels: Any, width: int) -> Tensor:
+        """[batch, width], none yet."""
+        return torch.full((len(labels), width), IGNORED)
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy in nats over the tokens that have a label."""
+        kept = batch.labels != IGNORED
+        total = F.cross_entropy(full_precision(logits[kept]), batch.labels[kept], reduction="sum")
+        return total / kept.sum().clamp(min=1)
+
+    def predictions(self, logits: Tensor, batch: Batch) -> list[Prediction]:
+        """One over all attended tokens, [tokens, vocabulary]."""
+        return [Prediction("token", logits[batch.student["attention_mask"].bool()], "categorical", TOKEN)]
+
+    def outcome(self, logits: Tensor, batch: Batch) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """[batch, 2]: the sum of the losses of a row's labels, and how many are predicted right; [batch]: how many."""
+        kept = batch.labels != IGNORED
+        chosen, labels = full_precision(logits[kept]), batch.labels[kept]
+        found = torch.stack([F.cross_entropy(chosen, labels, reduction="none"), (chosen.argmax(-1) == labels).float()])
+        sums = torch.zeros(len(batch), 2, dtype=torch.float64, device="cpu")
+        sums.index_add_(0, kept.nonzero()[:, 0].cpu(), found.T.double().cpu())
+        return sums.numpy(), kept.sum(1).cpu().numpy()
+
+    def score(self, logits: npt.NDArray[Any] | list[npt.NDArray[Any]], labels: Any) -> dict[str, float]:
+        """The exponential of the mean loss, and the share of tokens predicted right, over all labels."""
+        sums = np.concatenate(logits) if isinstance(logits, list) else logits
+        count = int(np.sum(labels))
+        if not count:
+            return {}
+        loss, right = sums.sum(0) / count
+        with np.errstate(over="ignore"):
+            return {"perplexity": float(np.exp(loss)), "accuracy": float(right)}
+
+    def check_logits(self, student: Model, teacher: Model) -> None:
+        """Both are over one vocabulary, of one size."""
+        if tokenizer_key(student.tokenizer) != tokenizer_key(teacher.tokenizer):
+            raise ModelError(
+                f"In the task '{self.name}' the logits are about the tokens of the tokenizer, so teacher and student "
+                "must share one, and they do not."
+            )
+        own, known = (getattr(model.module.config, "vocab_size", None) for model in (student, teacher))
+        if own != known:
+            raise ModelError(
+                f"The teacher's logits are over {known} tokens and the student's over {own}; set vocab_size = {known} "
+                "in the student's config."
+            )
+
+
+class MaskedLM(LanguageModel):
+    """Predicts the hidden tokens of a text."""
+
+    name = "masked-lm"
+    auto_class = "AutoModelForMaskedLM"
+    architectures = ("ForMaskedLM",)
+
+    def masking(self, tokenizer: Any) -> Masked:
+        return Masking(tokenizer)
+
+    def decode(
+        self, logits: npt.NDArray[np.floating[Any]], inputs: Mapping[str, Tensor], tokenizer: Any
+    ) -> list[dict[str, Any]]:
+        """{"words": the most probable words at each mask token, in their order, each with its score} of each row."""
+        hidden = inputs["input_ids"] == mask_id_of(tokenizer)
+        without = (~hidden.any(1)).nonzero()
+        if len(without):
+            text = tokenizer.decode(inputs["input_ids"][without[0, 0]], skip_special_tokens=True)
+            raise DataError(f"'{text}' holds no {tokenizer.mask_token}, which stands for the word to be predicted.")
+        rows = torch.from_numpy(logits)
+        return [
+            {"words": [_words(place, tokenizer) for place in row[kept]]} for row, kept in zip(rows, hidden, strict=True)
+        ]
+
+
+class CausalLM(LanguageModel):
+    """Predicts each next token of a text; the labels stand where the logits for them do, so the last token has none."""
+
+    name = "causal-lm"
+    auto_class = "AutoModelForCausalLM"
+    architectures = ("ForCausalLM", "LMHeadModel")
+
+    def masking(self, tokenizer: Any) -> Masked:
+        return next_tokens
+
+    def decode(
+        self, logits: npt.NDArray[np.floating[Any]], inputs: Mapping[str, Tensor], tokenizer: Any
+    ) -> list[dict[str, Any]]:
+        """{"words": a list of one: the most probable words to go on with, each with its score} of each row."""
+        last = inputs["attention_mask"].sum(1) - 1
+        ends = torch.from_numpy(logits)[torch.arange(len(last)), last]
+        return [{"words": [_words(end, tokenizer)]} for end in ends]
+
+
+def next_tokens(batch: Batch, rng: RowRandom) -> None:
+    """Sets each token's label to the next one's id; padding is neither predicted nor predicts."""
+    ids, mask = batch.student["input_ids"], batch.student["attention_mask"].bool()
+    batch.labels = torch.full_like(ids, IGNORED)
+    batch.labels[:, :-1] = torch.where(mask[:, 1:], ids[:, 1:], IGNORED)
+
+
+def _words(logits: Tensor, tokenizer: Any) -> list[dict[str, Any]]:
+    scores, ids = logits.softmax(-1).topk(min(_TOP, len(logits)))
+    return [
+        {"word": tokenizer.decode([number]).strip(), "score": score}
+        for number, score in zip(ids.tolist(), scores.tolist(), strict=True)
+    ]
