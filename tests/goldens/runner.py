@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.goldens import (
     adversarial,
     bilstm,
+    corpus,
     diito,
     distilbert,
     engine,
@@ -26,6 +27,7 @@ from tests.goldens.registry import CHECKS
 FAMILIES = (
     adversarial,
     bilstm,
+    corpus,
     diito,
     distilbert,
     engine,

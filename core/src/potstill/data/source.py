@@ -81,16 +81,29 @@ def open_source(
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"{path}: the column '{twice}' is named for two roles; each role needs a column of its own.")
-    kept = None if cache is None else cache / "datasets"
-    with _quiet(), _told(path, kept):
-        dataset = _found(spec, wanted, root, path, None if kept is None else str(kept))
+    dataset = find_rows(spec, wanted, root, path, cache)
+    with _quiet(), _told(path, _kept(cache)):
         if rows is not None:
             dataset = dataset.select(range(min(rows, len(dataset))))
         if not len(dataset):
             raise DataError(f"{path} holds no rows.")
         dataset = as_text(dataset, wanted, path)
         label_names, dataset = named_labels(dataset)
-        return Source(dataset, _fingerprint(dataset), path, label_names)
+        return Source(dataset, fingerprint(dataset), path, label_names)
+
+
+def find_rows(spec: Any, columns: Columns, root: Path, where: str, cache: Path | None) -> Dataset:
+    """The rows that a recipe names, as they are, their columns named by role; arguments as for `open_source`.
+
+    Raises: DataError for what is missing or cannot be read.
+    """
+    kept = _kept(cache)
+    with _quiet(), _told(where, kept):
+        return _found(spec, columns, root, where, None if kept is None else str(kept))
+
+
+def _kept(cache: Path | None) -> Path | None:
+    return None if cache is None else cache / "datasets"
 
 
 def _found(spec: Any, columns: Columns, root: Path, where: str, cache: str | None) -> Dataset:
@@ -162,7 +175,7 @@ def _one_split(loaded: Dataset | DatasetDict, split: str, where: str) -> Dataset
     return loaded[chosen]
 
 
-def _fingerprint(dataset: Dataset) -> str:
+def fingerprint(dataset: Dataset) -> str:
     """SHA-256 of the rows, whatever file or cache they come from."""
     digest = hashlib.sha256(repr(sorted(dataset.features.items())).encode())
     ordered = dataset.select_columns(sorted(dataset.column_names)).with_format("arrow")

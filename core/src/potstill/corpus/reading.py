@@ -1,0 +1,198 @@
+"""The documents of a piece of work, one after the other, with little of it in memory; what is damaged is told."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, cast
+
+from potstill.corpus.sources import Unit
+from potstill.errors import DataError
+from potstill.places import first_line
+
+LONGEST = 128 << 20
+"""Bytes of a line that are read at most; a longer one is a damaged row."""
+_BLOCK = 1000
+"""Rows of Parquet or of a data set that are decoded together."""
+
+
+class Bad(str):
+    """A damaged row or file, as a sentence."""
+
+
+Found = Iterator[str | Bad]
+
+
+def documents(unit: Unit, text: str) -> Found:
+    """The texts of a piece of work, and in the place of each that is damaged a sentence that says where and why.
+
+    Args:
+        text: the field or column with the text.
+    """
+    if unit.kind == "dataset":
+        yield from _rows_of(unit)
+    elif unit.kind == "parquet":
+        yield from _parquet(unit, text)
+    elif unit.kind == "json" and _is_array(Path(unit.path)):
+        yield from _array(Path(unit.path), text)
+    else:
+        for place, line in _lines(unit):
+            if isinstance(line, Bad) or "json" not in unit.kind:
+                yield line
+            elif line.strip():
+                yield _field(line, text, f"{unit.path}, {place}")
+
+
+def line_number(path: Path, byte: int) -> int:
+    """The number of the line, from 1, that begins at a byte."""
+    lines, left = 1, byte
+    with path.open("rb") as file:
+        while left > 0 and (block := file.read(min(left, 1 << 20))):
+            lines, left = lines + block.count(b"\n"), left - len(block)
+    return lines
+
+
+def _lines(unit: Unit) -> Iterator[tuple[str, str | Bad]]:
+    """Lines as text with the place that errors name."""
+    path, packed = Path(unit.path), unit.kind.endswith(".gz")
+    number = at = 0
+    try:
+        with _opened(path, packed) as file:
+            begin = 0 if packed else _first_line(file, unit.begin)
+            at = begin
+            while packed or at < unit.end:
+                line = file.readline(LONGEST + 1)
+                if not line:
+                    return
+                number += 1
+                place = f"line {number}" if packed or unit.begin == 0 else f"byte {at}"
+                size = len(line)
+                if size > LONGEST and not line.endswith(b"\n"):
+                    size += _skip_line(file)
+                    yield place, Bad(f"{path}, {place}: this line is longer than {LONGEST >> 20} MB; break it up.")
+                else:
+                    yield place, _decoded(line, path, place, first=number == 1 and unit.begin == 0)
+                at += size
+    except (OSError, EOFError, zlib.error) as problem:
+        after = f" after line {number}" if number else ""
+        yield "", Bad(f"{path}{after} cannot be read: {first_line(problem)}.")
+
+
+def _opened(path: Path, packed: bool) -> IO[bytes]:
+    return cast(IO[bytes], gzip.open(path)) if packed else path.open("rb")
+
+
+def _first_line(file: IO[bytes], begin: int) -> int:
+    """Goes to the first line that begins at a byte or later, and returns where it begins."""
+    if begin == 0:
+        return 0
+    file.seek(begin - 1)
+    return begin - 1 + _skip_line(file)
+
+
+def _skip_line(file: IO[bytes]) -> int:
+    """Reads to the line's end and returns how many bytes that were."""
+    skipped = 0
+    while block := file.readline(1 << 20):
+        skipped += len(block)
+        if block.endswith(b"\n"):
+            break
+    return skipped
+
+
+def _decoded(line: bytes, path: Path, place: str, first: bool) -> str | Bad:
+    try:
+        text = line.decode("utf-8-sig" if first else "utf-8")
+    except UnicodeDecodeError as problem:
+        wrong = problem.object[problem.start]
+        return Bad(f"{path}, {place}: byte {problem.start} of the line (0x{wrong:02x}) is not UTF-8; save it as UTF-8.")
+    if "\0" in text:
+        return Bad(f"{path}, {place}: the line holds a NUL byte, which text does not.")
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def _field(line: str, text: str, where: str) -> str | Bad:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as problem:
+        return Bad(f"{where}: this is not valid JSON ({first_line(problem)}).")
+    return _of_row(row, text, where)
+
+
+def _of_row(row: Any, text: str, where: str) -> str | Bad:
+    if not isinstance(row, dict):
+        return Bad(f'{where}: {row!r:.60} is not an object with columns, such as {{"{text}": "…"}}.')
+    if text not in row:
+        return Bad(f"{where}: there is no field '{text}' (data.text); the fields are {', '.join(map(repr, row))}.")
+    return _checked(row[text], text, where)
+
+
+def _checked(value: Any, text: str, where: str) -> str | Bad:
+    if value is None:
+        return Bad(f"{where}: the text '{text}' is missing.")
+    if not isinstance(value, str):
+        return Bad(f"{where}: '{text}' is {value!r:.60}, not text.")
+    if "\0" in value:
+        return Bad(f"{where}: '{text}' holds a NUL byte, which text does not.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as problem:
+        return Bad(f"{where}: '{text}' holds half a character (U+{ord(value[problem.start]):04X}), which is no text.")
+    return value
+
+
+def _is_array(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+
+
+def _array(path: Path, text: str) -> Found:
+    from potstill.data.jsonarray import elements
+
+    row = 0
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for row, value in enumerate(elements(file, path), 1):
+                yield _of_row(value, text, f"{path}, row {row}")
+    except (DataError, UnicodeDecodeError, OSError) as problem:
+        # What is behind a damaged element cannot be told apart.
+        yield Bad(str(problem) if isinstance(problem, DataError) else f"{path} after row {row}: {first_line(problem)}.")
+
+
+def _parquet(unit: Unit, text: str) -> Found:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    row, group = 0, unit.begin
+    try:
+        with pq.ParquetFile(unit.path) as file:
+            row = sum(file.metadata.row_group(group).num_rows for group in range(unit.begin))
+            for group in range(unit.begin, unit.end):
+                for block in file.iter_batches(_BLOCK, [group], columns=[text], use_threads=False):
+                    for value in _values(block.column(0)):
+                        row += 1
+                        yield _checked(value, text, f"{unit.path}, row {row}")
+    except (pa.ArrowException, OSError, ValueError) as problem:
+        yield Bad(f"{unit.path}, row group {group + 1}, after row {row}: {first_line(problem)}.")
+
+
+def _values(column: Any) -> Iterator[Any]:
+    try:
+        yield from column.to_pylist()
+    except UnicodeDecodeError:
+        import pyarrow as pa
+
+        for value in column.cast(pa.large_binary()).to_pylist():
+            yield None if value is None else value.decode("utf-8", "surrogateescape")  # told as half a character
+
+
+def _rows_of(unit: Unit) -> Found:
+    rows = unit.rows.select(range(unit.begin, unit.end)).with_format("arrow")
+    row = unit.begin
+    for block in rows.iter(_BLOCK):
+        for value in _values(block.column("text")):
+            row += 1
+            yield _checked(value, "text", f"{unit.path}, row {row}")
