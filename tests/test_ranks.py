@@ -15,7 +15,7 @@ from potstill.ranks import Ranks
 from tests.nursery import free_port
 
 SCRIPT = """
-import json, sys, time
+import json, os, sys, time
 from datetime import timedelta
 import torch
 from accelerate import PartialState
@@ -61,7 +61,9 @@ try:
     me.sum_ints([1])
 except RankLost as error:
     result["lost"] = str(error)
-open(sys.argv[1] + f"/{me.rank}.json", "w").write(json.dumps(result))
+with open(sys.argv[1] + f"/{me.rank}.json", "w") as file:
+    file.write(json.dumps(result))
+os._exit(0)  # gloo's threads may abort a process that ends in order after it has lost the other
 """
 
 
