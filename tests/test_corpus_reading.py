@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,10 +95,10 @@ DAMAGED: dict[str, tuple[str, bytes, str]] = {
     "a number": ("a.jsonl", b'{"text": 7}\n', "line 1: 'text' is 7, not text"),
     "a list": ("a.jsonl", b'{"text": ["a"]}\n', r"'text' is \['a'\], not text"),
     "no object": ("a.jsonl", b'"a"\n', "is not an object with columns"),
-    "deep JSON": ("a.jsonl", b"[" * 100_000 + b"\n", "line 1: this is not valid JSON|is not an object"),
-    "a cut gzip": ("a.txt.gz", gzip.compress(b"some text\n" * 999)[:-9], r"a.txt.gz.* cannot be read"),
+    "deep JSON": ("a.jsonl", b"[" * 100_000 + b"\n", "line 1: this is not valid JSON .maximum recursion depth"),
+    "a cut gzip": ("a.txt.gz", gzip.compress(b"some text\n" * 999)[:-9], r"a.txt.gz after line 999 cannot be read"),
     "no gzip": ("a.txt.gz", b"plain", r"a.txt.gz cannot be read"),
-    "a cut array": ("a.json", b'[{"text": "a"}, {"text"', "a.json"),
+    "a cut array": ("a.json", b'[{"text": "a"}, {"text"', "a.json, row 2: this is not valid JSON"),
 }
 
 
@@ -106,15 +107,18 @@ def test_a_damaged_row_is_a_sentence_that_says_where(case: str, tmp_path: Path) 
     name, content, told = DAMAGED[case]
     (tmp_path / name).write_bytes(content)
     [bad] = [text for text in read(name, tmp_path) if isinstance(text, Bad)]
-    with pytest.raises(AssertionError, match=told):
-        raise AssertionError(bad)
+    assert re.search(told, bad), bad
 
 
 REFUSED: dict[str, tuple[str, bytes | None, str]] = {
     "not there": ("b.txt", None, r"data.train = 'b.txt': there is no file or folder .*b.txt"),
     "unknown ending": ("a.doc", b"a", r"ends in '.doc'; running text may end in .txt"),
     "UTF-16": ("a.txt", "text".encode("utf-16"), "a.txt, byte 0: this is UTF-16 text; save the file as UTF-8"),
-    "UTF-16 without a mark": ("a.txt", "text".encode("utf-16-le"), "begins with a zero byte|zero byte"),
+    "UTF-16 without a mark": (
+        "a.txt",
+        "text".encode("utf-16-le"),
+        "holds a zero byte among its first four, as UTF-16",
+    ),
     "no Parquet": ("a.parquet", b"PAR1 and no more", "a.parquet is not a readable Parquet file"),
     "a split of a file": ("a.txt::train", b"a", "a file has no splits; leave out '::train'"),
     "twice": ("a.txt + a.txt", b"a", "names .*a.txt a second time"),

@@ -14,13 +14,14 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 import potstill
 from potstill.batch import IGNORED, Batch
 from potstill.data.random import RowRandom
-from potstill.errors import DataError
+from potstill.errors import DataError, ModelError
+from potstill.exporting import export_folder
 from potstill.recipe import TaskConfig
-from potstill.saved import open_saved
+from potstill.saved import open_saved, predict
 from potstill.tasks import load_task
 from potstill.tasks.language import next_tokens
-from potstill.testing import assert_resumes_exactly
-from potstill.testing.tiny import student_only
+from potstill.testing import assert_resumes_exactly, stage_of
+from potstill.testing.tiny import bert, student_only
 
 GPT2 = {"model_type": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 48}
 
@@ -73,6 +74,45 @@ def test_a_language_model_learns_resumes_exactly_and_loads_in_transformers(
     assert result.metrics["perplexity"] < 0.9 * module.config.vocab_size  # a guess has the vocabulary
 
 
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [("masked-lm", bert(1)), ("causal-lm", GPT2), ("causal-lm", bert(1))],
+    ids=["bert", "gpt2", "bert, causal"],
+)
+def test_a_language_model_is_exported_with_parity_and_the_same_perplexity(
+    kind: str, config: dict[str, Any], data: Path, tmp_path: Path
+) -> None:
+    tables = language(kind, epochs=1)
+    tables["student"]["config"] = config
+    result = potstill.run(tables, folder=tmp_path / "run", data_root=data)
+    onnx = {"quantize": False, "time": False, "teacher": False}
+    [artifact] = export_folder(tmp_path / "run/model", {"onnx": onnx}, tmp_path / "export", data_root=data)
+    [parity] = artifact.facts["parity"].values()
+    assert parity["max_difference"] < 1e-5
+    assert parity["onnx"]["perplexity"] == pytest.approx(result.metrics["perplexity"], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "electra"])
+def test_an_encoder_that_predicts_next_tokens_sees_none_of_them(kind: str, data: Path, tmp_path: Path) -> None:
+    tables = language("causal-lm")
+    tables["student"]["config"] = {**bert(2), "model_type": kind}
+    module = stage_of(tables, data, tmp_path).student.module.eval()
+    one, other = module(input_ids=torch.tensor([[5, 6, 7], [5, 6, 8]])).logits
+    assert torch.equal(one[:2], other[:2])
+    assert not torch.equal(one[2], other[2])
+    tables["student"]["config"]["is_decoder"] = False
+    with pytest.raises(ModelError, match="sees the next one too; take a model with causal attention"):
+        stage_of(tables, data, tmp_path)
+
+
+def test_what_counts_is_found_before_a_batch_is_on_its_device() -> None:
+    batch = batch_with(torch.tensor([[IGNORED, 7], [3, IGNORED]]))
+    batch.student["attention_mask"] = torch.tensor([[1, 1], [1, 0]])
+    assert (batch.attended.tolist(), batch.labelled.tolist()) == ([0, 1, 2], [1, 2])
+    there = batch.to(torch.device("meta"))  # which cannot tell what is not 0
+    assert (there.attended.device.type, len(there.attended), len(there.labelled)) == ("meta", 3, 2)
+
+
 def test_labelled_rows_mean_nothing_to_a_language_model(data: Path, tmp_path: Path) -> None:
     tables = language("masked-lm")
     tables["data"]["labelled_rows"] = 4
@@ -83,9 +123,9 @@ def test_labelled_rows_mean_nothing_to_a_language_model(data: Path, tmp_path: Pa
 def test_a_students_text_without_a_mask_is_no_question(data: Path, tmp_path: Path) -> None:
     task = load_task(TaskConfig(kind="masked-lm"))
     potstill.run(language("masked-lm", epochs=1), folder=tmp_path / "run", data_root=data)
+    [row] = predict(tmp_path / "run/model", ["the [MASK] of the sea"])
+    assert [len(place) for place in row["words"]] == [5]
     words = open_saved(tmp_path / "run/model").model.tokenizer
     ids = torch.tensor([[words.cls_token_id, words.mask_token_id, words.sep_token_id]])
-    [row] = task.decode(torch.randn(1, 3, len(words)).numpy(), {"input_ids": ids}, words)
-    assert [len(place) for place in row["words"]] == [5]
     with pytest.raises(DataError, match=r"holds no \[MASK\]"):
         task.decode(torch.randn(1, 1, len(words)).numpy(), {"input_ids": ids[:, :1]}, words)

@@ -38,14 +38,29 @@ RECIPES: dict[str, dict[str, Any]] = {
             "hard_weight": 0.5,
         },
     },
+    "diito + accumulate": {"plugins": ["diito", "accumulate"], "diito": {"positions": "random"}},
+    "distilbert + diito + accumulate": {
+        "plugins": ["distilbert", "diito", "accumulate"],
+        "distilbert": {"cos": 0.0, "restrict_ce_to_mask": True},
+        "diito": {"positions": "masked", "pairs": "batch"},
+    },
+    "hinton on next words + accumulate": {"plugins": ["hinton", "accumulate"]},
     "pgd on rows + accumulate": {"plugins": ["pgd", "accumulate", "hinton"], "pgd": {"steps": 2}},
 }
+TASKS = {"distilbert + diito + accumulate": "masked-lm", "hinton on next words + accumulate": "causal-lm"}
+"""Those that learn language; the others learn classes."""
+GPT2 = {"model_type": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 48}
+STILL = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_two_processes_train_what_one_trains(name: str, nursery: Nursery, data: Path, tmp_path: Path) -> None:
     tables = recipe(student={"config": bert(1, 16, **CALM)})
     tables["teacher"]["config"] = bert(2, 32, **CALM)
+    if name in TASKS:
+        tables["task"] = {"kind": TASKS[name]}
+    if TASKS.get(name) == "causal-lm":
+        tables["teacher"]["config"] = tables["student"]["config"] = {**GPT2, **STILL}
     teacher, distil = tables["stage"]
     teacher.update(epochs=1)
     # Rows of 5 leave one process fewer than the other; a large epsilon keeps AdamW from enlarging rounding.

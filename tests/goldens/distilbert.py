@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from potstill_distilbert.extraction import copied_weights
 from potstill_distilbert.grouping import edges, grouped, groups
-from potstill_distilbert.losses import cosine, hidden_choice, logit_mse, soft_ce
+from potstill_distilbert.losses import cosine, logit_mse, soft_ce
 from potstill_distilbert.masking import SmoothedMasking, exact_number, sample, token_weights
 from potstill_distilbert.tables import Strategy, chosen_layers
 from torch import Tensor
@@ -24,14 +24,16 @@ from tests.goldens.registry import check
 def losses(case: Case, student: Tensor, hidden: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Every loss that has a weight, by its name in the parameters."""
     params, mask = case.params, case["attention_mask"]
-    chosen = hidden_choice(mask, labels, only_masked=params.get("restrict_ce_to_mask", False))
+    inputs = {"input_ids": torch.zeros_like(mask), "attention_mask": mask}
+    batch = Batch(inputs, inputs, labels, torch.arange(len(mask)))
+    chosen = batch.labelled if params.get("restrict_ce_to_mask") else batch.attended
     teacher, known = case["teacher_logits"], case["teacher_hidden_last"]
     found = {
         "ce": soft_ce(student, teacher, chosen, params["temperature"]),
         "mlm": F.cross_entropy(student.flatten(0, 1), labels.flatten()),
         "clm": F.cross_entropy(student[:, :-1].flatten(0, 1), labels[:, 1:].flatten()),
         "mse": logit_mse(student, teacher, chosen),
-        "cos": cosine(hidden, known, mask.bool()),
+        "cos": cosine(hidden, known, batch.attended),
     }
     return {name: loss for name, loss in found.items() if params.get(f"alpha_{name}")}
 

@@ -4,42 +4,30 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
-from tests.goldens import (
-    adversarial,
-    bilstm,
-    corpus,
-    diito,
-    distilbert,
-    engine,
-    hinton,
-    layers,
-    minilm,
-    pp_minilm,
-    theseus,
-    tinybert,
-    tinybert_augmentation,
-)
 from tests.goldens.case import Case, read_cases
 from tests.goldens.registry import CHECKS
 
 FAMILIES = (
-    adversarial,
-    bilstm,
-    corpus,
-    diito,
-    distilbert,
-    engine,
-    hinton,
-    layers,
-    minilm,
-    pp_minilm,
-    theseus,
-    tinybert,
-    tinybert_augmentation,
+    "adversarial",
+    "bilstm",
+    "corpus",
+    "diito",
+    "distilbert",
+    "engine",
+    "hinton",
+    "layers",
+    "minilm",
+    "pp_minilm",
+    "theseus",
+    "tinybert",
+    "tinybert_augmentation",
 )
 """The modules whose import registers the checks."""
+for family in FAMILIES:
+    import_module(f"tests.goldens.{family}")
 
 
 @dataclass(frozen=True)

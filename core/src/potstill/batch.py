@@ -34,6 +34,7 @@ class Batch:
     index: Tensor
     companions: dict[str, Batch] = field(default_factory=dict)
     notes: dict[str, Tensor] = field(default_factory=dict)
+    _places: tuple[Tensor, Tensor] | None = field(default=None, init=False)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -43,12 +44,28 @@ class Batch:
         """Whether teacher and student read the same tensors."""
         return self.teacher is self.student
 
+    @property
+    def attended(self) -> Tensor:
+        """[n] int64, the student's tokens that are no padding, as numbers in the flattened [batch * seq]."""
+        if self._places is not None:
+            return self._places[0]
+        mask = self.student.get("attention_mask")
+        return places(self.student["input_ids"] >= 0 if mask is None else mask)
+
+    @property
+    def labelled(self) -> Tensor:
+        """[n] int64, the labels that are there, as numbers in the flattened labels."""
+        return places(has_label(self.labels)) if self._places is None else self._places[1]
+
     def to(self, device: torch.device) -> Batch:
-        """This batch on a device; itself where it is there already."""
+        """This batch on a device; itself where it is there already.
+
+        What is attended and labelled is found before, since finding it there would wait for the device.
+        """
         if self.index.device == device:
             return self
         student = _moved(self.student, device)
-        return replace(
+        moved = replace(
             self,
             student=student,
             teacher=student if self.shared else _moved(self.teacher, device),
@@ -57,6 +74,11 @@ class Batch:
             companions={name: part.to(device) for name, part in self.companions.items()},
             notes=_moved(self.notes, device),
         )
+        moved._places = (
+            self.attended.to(device, non_blocking=True),
+            self.labelled.to(device, non_blocking=True),
+        )
+        return moved
 
     def take(self, rows: Tensor) -> Batch:
         """Some rows of this batch, as wide as it is, companions with them.
@@ -86,6 +108,11 @@ def _moved(inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, Tens
 
 def _taken(inputs: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
     return {name: value[rows] for name, value in inputs.items()}
+
+
+def places(chosen: Tensor) -> Tensor:
+    """[n] int64, where a tensor is not 0, as numbers in the flattened tensor."""
+    return chosen.flatten().nonzero().flatten()
 
 
 def has_label(labels: Tensor) -> Tensor:

@@ -8,14 +8,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from potstill.context import cache_folder, tokenized
-from potstill.data.examples import Examples
+from potstill.data.examples import Examples, padded
 from potstill.data.source import open_source
+from potstill.data.table import TokenTable, record
 from potstill.errors import DataError, ModelError, UserError
 from potstill.evaluate import evaluate
 from potstill.models import Model, check_length, load_model, longest_row, read_card, task_of
@@ -106,21 +107,12 @@ def predict(folder: Path, texts: Iterable[str] | Path, *, batch_size: int = 64) 
     for part in _parts(_rows(texts, saved), batch_size):
         columns = {role: [row[role] for row in part] for role in part[0]}
         encoded = saved.task.encode(columns, saved.model.tokenizer, saved.max_length)
-        inputs = _padded(encoded, saved.model.tokenizer.pad_token_id or 0)
+        table = TokenTable(pa.Table.from_batches([record(tuple(encoded), encoded)]))
+        inputs = padded(table, np.arange(len(part)), saved.model.tokenizer.pad_token_id or 0)
         with torch.no_grad():
             logits = saved.task.logits(module(**inputs)).float().numpy()
         for row, told in zip(part, saved.task.decode(logits, inputs, saved.model.tokenizer), strict=True):
             yield {**row, **told}
-
-
-def _padded(encoded: Mapping[str, list[list[int]]], pad: int) -> dict[str, Tensor]:
-    """Rows of tokens as a model's inputs, padded behind as in training."""
-
-    def filled(rows: list[list[int]], value: int) -> Tensor:
-        return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
-
-    inputs = {name: filled(rows, pad if name == "input_ids" else 0) for name, rows in encoded.items()}
-    return {**inputs, "attention_mask": filled([[1] * len(row) for row in encoded["input_ids"]], 0)}
 
 
 def _rows(texts: Iterable[str] | Path, saved: Saved) -> Iterator[dict[str, str]]:

@@ -89,6 +89,7 @@ class Stage:
             self.hooks_before = count_hooks(self.student.module)  # a caller's own model may bring some
             self.student.module.to(context.ranks.device)
             self.student.module.train().requires_grad_(True)
+            self.task.check_model(self.student)
             self.frozen = freeze(self.student.module, plan.freeze, plan.name)
             self._setup()  # what plugins add starts the same on every rank
             if context.ranks.world > 1:  # other dropout on other rows
@@ -386,6 +387,7 @@ class Stage:
                 f"{teacher.fresh[-1]} a value; add a stage with trains = 'teacher' before, or name a "
                 "fine-tuned model."
             )
+        self.task.check_model(teacher)
         self.task.check_logits(self.student, teacher)
 
 

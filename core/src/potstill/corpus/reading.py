@@ -46,15 +46,6 @@ def documents(unit: Unit, text: str) -> Found:
                 yield _field(line, text, f"{unit.path}, {place}")
 
 
-def line_number(path: Path, byte: int) -> int:
-    """The number of the line, from 1, that begins at a byte."""
-    lines, left = 1, byte
-    with path.open("rb") as file:
-        while left > 0 and (block := file.read(min(left, 1 << 20))):
-            lines, left = lines + block.count(b"\n"), left - len(block)
-    return lines
-
-
 def _lines(unit: Unit) -> Iterator[tuple[str, str | Bad]]:
     """Lines as text with the place that errors name."""
     path, packed = Path(unit.path), unit.kind.endswith(".gz")

@@ -185,7 +185,7 @@ def _check_encoding(path: Path) -> None:
     if first[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise BadFile(f"{path}, byte 0: this is UTF-16 text; save the file as UTF-8.")
     if b"\0" in first:
-        raise BadFile(f"{path} begins with a zero byte, as UTF-16 does; save the file as UTF-8.")
+        raise BadFile(f"{path} holds a zero byte among its first four, as UTF-16 does; save the file as UTF-8.")
 
 
 def _row_groups(path: Path, text: str) -> list[tuple[int, int]]:

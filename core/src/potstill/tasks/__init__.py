@@ -182,6 +182,12 @@ class Task(ABC):
         Raises: DataError for a row of which nothing can be told.
         """
 
+    def check_model(self, model: Model) -> None:  # noqa: B027 - most tasks need no more than their head
+        """A model can do the task.
+
+        Raises: ModelError where it cannot, although it has the head.
+        """
+
     def check_logits(self, student: Model, teacher: Model) -> None:  # noqa: B027 - a row's classes are the task's own
         """The teacher's logits are about the same things as the student's.
 

@@ -47,22 +47,21 @@ class LanguageModel(Task):
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy in nats over the tokens that have a label."""
-        kept = batch.labels != IGNORED
-        total = F.cross_entropy(full_precision(logits[kept]), batch.labels[kept], reduction="sum")
-        return total / kept.sum().clamp(min=1)
+        chosen, labels = _at(logits, batch.labelled), batch.labels.flatten()[batch.labelled]
+        return F.cross_entropy(full_precision(chosen), labels, reduction="sum") / max(1, len(labels))
 
     def predictions(self, logits: Tensor, batch: Batch) -> list[Prediction]:
         """One over all attended tokens, [tokens, vocabulary]."""
-        return [Prediction("token", logits[batch.student["attention_mask"].bool()], "categorical", TOKEN)]
+        return [Prediction("token", _at(logits, batch.attended), "categorical", TOKEN)]
 
     def outcome(self, logits: Tensor, batch: Batch) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """[batch, 2]: the sum of the losses of a row's labels, and how many are predicted right; [batch]: how many."""
-        kept = batch.labels != IGNORED
-        chosen, labels = full_precision(logits[kept]), batch.labels[kept]
+        places = batch.labelled
+        chosen, labels = full_precision(_at(logits, places)), batch.labels.flatten()[places]
         found = torch.stack([F.cross_entropy(chosen, labels, reduction="none"), (chosen.argmax(-1) == labels).float()])
-        sums = torch.zeros(len(batch), 2, dtype=torch.float64, device="cpu")
-        sums.index_add_(0, kept.nonzero()[:, 0].cpu(), found.T.double().cpu())
-        return sums.numpy(), kept.sum(1).cpu().numpy()
+        rows = (places // batch.labels.shape[1]).cpu()
+        sums = torch.zeros(len(batch), 2, dtype=torch.float64).index_add_(0, rows, found.T.double().cpu())
+        return sums.numpy(), rows.bincount(minlength=len(batch)).numpy()
 
     def score(self, logits: npt.NDArray[Any] | list[npt.NDArray[Any]], labels: Any) -> dict[str, float]:
         """The exponential of the mean loss, and the share of tokens predicted right, over all labels."""
@@ -121,6 +120,28 @@ class CausalLM(LanguageModel):
     auto_class = "AutoModelForCausalLM"
     architectures = ("ForCausalLM", "LMHeadModel")
 
+    def head(self) -> dict[str, Any]:
+        """Encoders that can be decoders see no later token then; for others it changes nothing."""
+        return {"is_decoder": True}
+
+    def check_model(self, model: Model) -> None:
+        """By a look at two texts that differ in their last token: what is said of the first must be the same.
+
+        Raises: ModelError for a model that sees the token it is to predict.
+        """
+        module, last = model.module, len(model.tokenizer) - 1
+        ids = torch.tensor([[last, last], [last, max(0, last - 1)]], device=next(module.parameters()).device)
+        training = module.training
+        with torch.no_grad():
+            one, other = self.logits(module.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)))[:, 0]
+        module.train(training)
+        if not torch.allclose(one, other, rtol=1e-5, atol=1e-6):
+            raise ModelError(
+                f"In the task '{self.name}' a model predicts each next token from those before it, and a "
+                f"{type(module).__name__} sees the next one too; take a model with causal attention, such as gpt2, or "
+                "is_decoder = true in the config of one that can be a decoder."
+            )
+
     def masking(self, tokenizer: Any) -> Masked:
         return next_tokens
 
@@ -131,6 +152,11 @@ class CausalLM(LanguageModel):
         last = inputs["attention_mask"].sum(1) - 1
         ends = torch.from_numpy(logits)[torch.arange(len(last)), last]
         return [{"words": [_words(end, tokenizer)]} for end in ends]
+
+
+def _at(logits: Tensor, places: Tensor) -> Tensor:
+    """[n, vocabulary] of logits [batch, seq, vocabulary], at numbers in the flattened [batch * seq]."""
+    return logits.flatten(0, 1)[places]
 
 
 def next_tokens(batch: Batch, rng: RowRandom) -> None:

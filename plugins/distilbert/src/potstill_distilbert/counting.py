@@ -15,15 +15,14 @@ TOGETHER = 65_536
 """Rows that are counted at once."""
 
 
-def count_words(table: TokenTable | None, size: int) -> Tensor:
-    """[size] int64, each word's count; all 0 without rows.
+def count_words(table: TokenTable, size: int) -> Tensor:
+    """[size] int64, each word's count.
 
     Args:
         size: of the vocabulary.
     """
     counts = np.zeros(size, dtype=np.int64)
-    for start in range(0, len(table) if table is not None else 0, TOGETHER):
-        assert table is not None
+    for start in range(0, len(table), TOGETHER):
         ids = table.rows(np.arange(start, min(start + TOGETHER, len(table))))["input_ids"]
         counts += np.bincount(np.concatenate(ids), minlength=size)[:size]
     return torch.from_numpy(counts)

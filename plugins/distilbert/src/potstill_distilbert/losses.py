@@ -1,14 +1,15 @@
 """DistilBERT's losses (Sanh et al. 2019, arXiv 1910.01108; `Distiller.step` of the authors' distiller.py).
 
-Shapes: B rows, L tokens with padding, V words of the vocabulary, H the width; T is the temperature. `chosen` [B, L] is
-True where a position counts. Every function gives a scalar, a mean per chosen position, and 0 where none is chosen.
+Shapes: B rows, L tokens with padding, V words of the vocabulary, H the width; T is the temperature. `chosen` [n] are
+the positions that count, as numbers in the flattened [B * L] (`Batch.attended`, `Batch.labelled`). Every function gives
+a scalar, a mean per chosen position, and 0 where none is chosen.
 Gradients flow into the student's side; pass a teacher without gradient. Half precision is widened to float32.
 """
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
+from potstill_hinton.losses import kl
 from torch import Tensor
 
 from potstill.errors import ShapeError
@@ -27,8 +28,9 @@ def soft_ce(student: Tensor, teacher: Tensor, chosen: Tensor, temperature: float
     Raises: ShapeError where the shapes differ.
     """
     _require_same_shape(student, teacher, "logits")
-    learnt, known = (F.log_softmax(full_precision(x[chosen]) / temperature, -1) for x in (student, teacher))
-    return _mean((known.exp() * (known - learnt)).sum(-1)) * temperature**2
+    if not len(chosen):
+        return student.sum() * 0
+    return kl(student.flatten(0, 1)[chosen], teacher.flatten(0, 1)[chosen], temperature)
 
 
 def logit_mse(student: Tensor, teacher: Tensor, chosen: Tensor) -> Tensor:
@@ -37,7 +39,7 @@ def logit_mse(student: Tensor, teacher: Tensor, chosen: Tensor) -> Tensor:
     Args, Raises: as `soft_ce`.
     """
     _require_same_shape(student, teacher, "logits")
-    learnt, known = (full_precision(x[chosen]) for x in (student, teacher))
+    learnt, known = (_at(x, chosen) for x in (student, teacher))
     return _mean((learnt - known).square().sum(-1))
 
 
@@ -50,8 +52,12 @@ def cosine(student: Tensor, teacher: Tensor, chosen: Tensor) -> Tensor:
     Raises: ShapeError where the shapes differ.
     """
     _require_same_shape(student, teacher, "hidden states")
-    learnt, known = (full_precision(x[chosen]) for x in (student, teacher))
+    learnt, known = (_at(x, chosen) for x in (student, teacher))
     return _mean(1 - F.cosine_similarity(learnt, known, dim=-1))
+
+
+def _at(values: Tensor, chosen: Tensor) -> Tensor:
+    return full_precision(values.flatten(0, 1)[chosen])
 
 
 def _mean(values: Tensor) -> Tensor:
@@ -64,13 +70,3 @@ def _require_same_shape(student: Tensor, teacher: Tensor, what: str) -> None:
             f"The teacher's {what} are {list(teacher.shape)} and the student's {list(student.shape)}; both models must "
             "have one vocabulary and one width."
         )
-
-
-def hidden_choice(mask: Tensor, labels: Tensor, *, only_masked: bool) -> Tensor:
-    """[B, L], where logits are compared: at all tokens, or at those that have a label.
-
-    Args:
-        mask: [B, L], 1 for tokens.
-        labels: [B, L], negative where nothing is to be predicted.
-    """
-    return torch.as_tensor(labels >= 0 if only_masked else mask.bool())

@@ -87,10 +87,10 @@ class DistilBERT(Plugin):
 
     @hookimpl
     def compute_loss(self, step: Step) -> list[LossTerm]:
-        from potstill_distilbert.losses import cosine, hidden_choice, logit_mse, soft_ce
+        from potstill_distilbert.losses import cosine, logit_mse, soft_ce
 
-        student, teacher, weights = step.student(), step.teacher(), self.weights
-        chosen = hidden_choice(student.mask, step.batch.labels, only_masked=self.config.restrict_ce_to_mask)
+        student, teacher, batch, weights = step.student(), step.teacher(), step.batch, self.weights
+        chosen = batch.labelled if self.config.restrict_ce_to_mask else batch.attended
         terms = []
         if "ce" in weights:
             value = soft_ce(student.logits, teacher.logits, chosen, self.config.temperature)
@@ -99,9 +99,8 @@ class DistilBERT(Plugin):
             value = logit_mse(student.logits, teacher.logits, chosen)
             terms.append(LossTerm("mse", value, weights["mse"], self.unit))
         if "cos" in weights:
-            terms.append(
-                LossTerm("cos", cosine(student[LAST], teacher[LAST], student.mask.bool()), weights["cos"], TOKEN)
-            )
+            value = cosine(student[LAST], teacher[LAST], batch.attended)
+            terms.append(LossTerm("cos", value, weights["cos"], TOKEN))
         own = TASKS[step.stage.task.name]
         if own in weights:
             terms.append(LossTerm(own, step.supervised().value, weights[own], TARGET))
@@ -144,7 +143,8 @@ class DistilBERT(Plugin):
 
         tokenizer = stage.student.tokenizer
         rows = stage.examples("train")
-        counts = count_words(None if rows is None or not self.config.smoothing else rows.student, len(tokenizer))
+        assert rows is not None, "a stage that trains has training rows"
+        counts = count_words(rows.student, len(tokenizer))
         weights = token_weights(counts, self.config.smoothing, tokenizer.all_special_ids)
         shares = (self.config.mask_share, self.config.keep, self.config.random)
         stage.claim("masking", SmoothedMasking(tokenizer, weights, *shares))

@@ -8,7 +8,6 @@ from pydantic import Field, field_validator
 
 from potstill.batch import EXAMPLE, POSITION, TOKEN
 from potstill.errors import ModelError
-from potstill.features import QKV
 from potstill.plugin import LossTerm, Plugin, PluginConfig, hookimpl
 
 if TYPE_CHECKING:
@@ -66,17 +65,12 @@ class MiniLM(Plugin):
     @hookimpl
     def setup(self, stage: Stage) -> None:
         from potstill.layers import Layers
+        from potstill_minilm.heads import compared
 
         count = Layers.of(stage.teacher.module).count
-        self.layers = {"teacher": QKV(self._teacher_layer(count)), "student": QKV(self.config.student_layer)}
         stage.add_unit(self.unit)
-        stage.observe(teacher=[self.layers["teacher"]], student=[self.layers["student"]])
-        self.heads = self._heads(stage, deep=count >= DEEP)
-        exact = {
-            side: Layers.of(module).exact(self.layers[side].layer, first=1, side=side)
-            for side, module in (("student", stage.student.module), ("teacher", stage.teacher.module))
-        }
-        stage.explain("layers", "student {student} ← teacher {teacher}".format(**exact))
+        self.layers = compared(stage, self._teacher_layer(count), self.config.student_layer)
+        self.heads = self._heads(stage, count)
         stage.explain("relations", self.relations)
         stage.explain("relation_heads", self.heads)
 
@@ -101,18 +95,17 @@ class MiniLM(Plugin):
             return self.config.teacher_layer
         return count * 7 // 8 if self.config.version == 2 and count >= DEEP else -1
 
-    def _heads(self, stage: Stage, *, deep: bool) -> int:
+    def _heads(self, stage: Stage, layers: int) -> int:
         """The number of relation heads, checked against both models.
 
         Raises: ModelError where it divides a width not, or in version 1 the models' heads are unequal.
         """
-        from potstill_minilm.heads import check_heads, seen_heads
-        from potstill_minilm.losses import common_heads
+        from potstill_minilm.heads import check_heads, most_heads, seen_heads
 
         seen = seen_heads(stage, self.layers)
         heads = self.config.relation_heads
         if heads is None and self.config.version == 2:
-            heads = common_heads(seen["teacher"].width, seen["student"].width, 64 if deep else 48)
+            heads = most_heads(seen, layers)
         elif heads is None:
             heads = seen["teacher"].number
             if seen["student"].number != heads:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from potstill.batch import BATCH, POSITION, TOKEN
-from potstill.features import QKV
 from potstill.plugin import LossTerm, Plugin, PluginConfig, hookimpl
 
 if TYPE_CHECKING:
@@ -66,28 +65,19 @@ class PPMiniLM(Plugin):
 
     @hookimpl
     def setup(self, stage: Stage) -> None:
-        from potstill_minilm.heads import check_heads, seen_heads
-        from potstill_minilm.losses import common_heads
+        from potstill_minilm.heads import check_heads, compared, most_heads, seen_heads
 
         from potstill.layers import Layers
 
         count = Layers.of(stage.teacher.module).count
-        self.layers = {"teacher": QKV(self._teacher_layer(count)), "student": QKV(self.config.student_layer)}
         for unit in self.units.values():
             stage.add_unit(unit)
-        stage.observe(teacher=[self.layers["teacher"]], student=[self.layers["student"]])
+        self.layers = compared(stage, self._teacher_layer(count), self.config.student_layer)
         if stage.task.name == "masked-lm":  # relations are those of whole texts
             stage.claim("masking", _unmasked)
         seen = seen_heads(stage, self.layers)
-        most = 64 if count >= DEEP else 48
-        common = common_heads(seen["teacher"].width, seen["student"].width, most)
-        self.heads = self.config.relation_heads or common
+        self.heads = self.config.relation_heads or most_heads(seen, count)
         check_heads(self.heads, seen)
-        exact = {
-            side: Layers.of(module).exact(self.layers[side].layer, first=1, side=side)
-            for side, module in (("student", stage.student.module), ("teacher", stage.teacher.module))
-        }
-        stage.explain("layers", "student {student} ← teacher {teacher}".format(**exact))
         stage.explain("relations", self.weights)
         stage.explain("relation_heads", self.heads)
         stage.explain("mode", self.config.mode)
