@@ -121,7 +121,7 @@ def bare(cell: str, folder: Path) -> dict[str, float]:
     parameters = list(student.parameters())
     optimizer = torch.optim.AdamW(parameter_groups([student], stage.plan, {}), lr=RATE, fused=True)
 
-    for update, group in enumerate(stage.batches(rows.lengths, 0), 1):
+    for update, group in enumerate(stage.batches(rows, 0), 1):
         batch = rows.batch(group[0])
         with torch.no_grad():
             known = stage.task.logits(teacher(**batch.teacher))

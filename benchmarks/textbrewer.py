@@ -167,7 +167,7 @@ def _textbrewer(data: Path, folder: Path, updates: int, *, pad: bool) -> dict[st
             return updates
 
         def __iter__(self) -> Iterator[dict[str, Any]]:
-            for number, [group] in enumerate(stage.batches(rows.lengths, 0)):
+            for number, [group] in enumerate(stage.batches(rows, 0)):
                 clock.tick(number)
                 batch = rows.batch(group).student
                 width = batch["input_ids"].shape[1]
@@ -278,7 +278,7 @@ def same_loss(data: Path, folder: Path, updates: int) -> dict[str, float]:
 
     stage = stage_of(data, folder, updates, 0.0, lambda update: None)
     rows = stage.examples("train")
-    stage.count_updates(rows.lengths)
+    stage.count_updates(rows)
     batch = rows.batch(range(BATCH))
     with stage.exit:
         terms = Step(stage, batch, shares([batch], stage.units), 0, 0).terms()

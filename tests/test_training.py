@@ -47,7 +47,7 @@ def test_a_first_update_without_a_labelled_row_is_ordinary(data: Path, tmp_path:
     tables = student_only(batch_size=2)
     tables["data"]["labelled_rows"] = 6
     stage = stage_of(tables, data, tmp_path)
-    first = stage.examples("train").batch(stage.batches(stage.examples("train").lengths, 0)[0][0])
+    first = stage.examples("train").batch(stage.batches(stage.examples("train"), 0)[0][0])
     assert TARGET.count(first) == 0
     assert train(stage, tmp_path / "s").update == 48
 

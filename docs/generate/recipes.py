@@ -15,12 +15,13 @@ from pydantic_core import PydanticUndefined
 
 from docs.generate.markdown import docstring, table
 from potstill.recipe import Recipe
-from potstill.settings import DataConfig, ExportConfig, ModelConfig, StagePlan, TaskConfig
+from potstill.settings import CorpusConfig, DataConfig, ExportConfig, ModelConfig, StagePlan, TaskConfig
 
 TABLES: tuple[tuple[str, type[BaseModel]], ...] = (
     ("Top of the file", Recipe),
     ("`[task]`", TaskConfig),
     ("`[data]`", DataConfig),
+    ("`[data.corpus]`", CorpusConfig),
     ("`[teacher]` and `[student]`", ModelConfig),
     ("`[[stage]]`", StagePlan),
     ("`[export]`", ExportConfig),

@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from potstill.complaints import validated
+from potstill.corpus.running import RunningText, no_labels, open_running
 from potstill.data.encode import encode, tokenizer_key
 from potstill.data.examples import Examples, forget_labels
 from potstill.data.source import Source, open_source
@@ -108,7 +109,7 @@ class Context:
         self.handed_on: dict[str, Path] = {}
         self._named_files: dict[str, str] = {}
         self._given_keys: dict[str, str] = {}
-        self._sources: dict[str, Source | None] = {}
+        self._sources: dict[str, Source | RunningText | None] = {}
         self._examples: dict[tuple[str | None, ...], Examples | None] = {}
         self._check_splits()
         sweep_drafts(cache_folder())
@@ -147,8 +148,8 @@ class Context:
         own = {**self.recipe.data.model_dump(), **plan.data}
         return validated(DataConfig, own, lambda _: f"stage '{plan.name}', data: ")
 
-    def source(self, split: str, data: DataConfig | None = None) -> Source | None:
-        """The rows of "train", "validation" or "test" as they were read; None where the recipe names none.
+    def source(self, split: str, data: DataConfig | None = None) -> Source | RunningText | None:
+        """The rows of "train", "validation" or "test" as they are found; None where the recipe names none.
 
         Args:
             data: a stage's own table; the recipe's where it is left out.
@@ -159,11 +160,16 @@ class Context:
             spec = self.tables.get(split, spec)
         label = data.label if task_class(self.recipe.task.kind).label_column else None
         columns = {"text": data.text, "text_pair": data.text_pair, "label": label}
-        key = json.dumps([split, spec if isinstance(spec, str) else None, rows, columns])
+        corpus = None if data.corpus is None else data.corpus.model_dump()
+        key = json.dumps([split, spec if isinstance(spec, str) else None, rows, columns, corpus])
         if key not in self._sources:
-            self._sources[key] = (
-                None if spec is None else open_source(spec, columns, self.root, rows, f"data.{split}", cache_folder())
-            )
+            where, cache = f"data.{split}", cache_folder()
+            if spec is None:
+                self._sources[key] = None
+            elif corpus is None:
+                self._sources[key] = open_source(spec, columns, self.root, rows, where, cache)
+            else:
+                self._sources[key] = open_running(spec, data, rows, self.root, where, cache)
         return self._sources[key]
 
     def examples(
@@ -209,10 +215,31 @@ class Context:
         source = self.source(split, data)
         if source is None:
             return None
+        if isinstance(source, RunningText):
+            return self._running(split, source, student, teacher, data, transforms)
         for transform in transforms:
             source = transformed(source, transform, seed, cache_folder(), self.stoppable)
         labels = self._labels(split, source, data.labelled_rows)
         return tokenized(source, self.task, student, teacher, data.max_length, labels, cache_folder(), self.stoppable)
+
+    def _running(
+        self,
+        split: str,
+        text: RunningText,
+        student: PreTrainedTokenizerBase,
+        teacher: PreTrainedTokenizerBase | None,
+        data: DataConfig,
+        transforms: Sequence[Transform],
+    ) -> Examples:
+        if transforms:
+            raise DataError(f"{text.path} is running text, whose rows '{transforms[0].name}' cannot change.")
+        if teacher is not None and not same_tokenizer(student, teacher):
+            raise ModelError(f"{text.path} is running text, on which teacher and student must share a tokenizer.")
+        table = text.prepared(student, data.max_length, self.stoppable).table
+        labels = self._checked(split, no_labels(len(table), self.task, text.path), text.path)
+        files = table.files if text.config.order == "files" and split == "train" else None
+        pad = student.pad_token_id or 0
+        return Examples(table, None, labels, self.task, (pad, pad), self.task.masking(student), files)
 
     @property
     def stoppable(self) -> Stoppable:
@@ -233,16 +260,21 @@ class Context:
                 f"data.labelled_rows = {keep}, and the task '{self.task.name}' makes its labels of the text, of every "
                 "row; leave it out."
             )
-        labels = self.task.targets(source.labels(), source.path)
+        labels = self._checked(split, self.task.targets(source.labels(), source.path), source.path)
+        return forget_labels(labels, keep, source.origin) if split == "train" and keep is not None else labels
+
+    def _checked(self, split: str, labels: Any, path: str) -> Any:
         if split == "validation" and not self.task.labelled(labels):
             raise DataError(
-                f"No row of {source.path} has a label, so it cannot tell which student is best; name labelled rows or "
-                "leave data.validation out."
+                f"No row of {path} has a label, so it cannot tell which student is best; name labelled rows or leave "
+                "data.validation out."
             )
-        return forget_labels(labels, keep, source.origin) if split == "train" and keep is not None else labels
+        return labels
 
     def _label_names(self) -> list[str] | None:
         source = self.source("train")
+        if isinstance(source, RunningText):
+            return label_names(self.recipe.task, self.root, []) or None
         if self.recipe.task.labels is None and source is not None and source.label_names:
             return list(source.label_names)
         return label_names(self.recipe.task, self.root, source.labels() if source else []) or None

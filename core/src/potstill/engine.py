@@ -51,7 +51,7 @@ class Engine:
         self.terms = TermBook(stage)
         self.log = JsonLines(folder / "metrics.jsonl", active=self.ranks.main)
         self._agreed_to_stop = False
-        stage.count_updates(rows.lengths)
+        stage.count_updates(rows)
 
     def train(self) -> Position:
         """Runs the stage to its end; `judge.load_best` then puts back the best evaluation's weights.
@@ -75,7 +75,7 @@ class Engine:
     # one epoch, one update
 
     def _epoch(self, bar: Bar) -> None:
-        groups = self.stage.batches(self.train_rows.lengths, self.at.epoch)
+        groups = self.stage.batches(self.train_rows, self.at.epoch)
         if not groups:
             raise PluginError(f"The stage '{self.stage.plan.name}' was given no batch for epoch {self.at.epoch + 1}.")
         while self.at.group < len(groups) and not self.at.finished:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from potstill.files import write_json
 from potstill.models import CARD
 from potstill.progress import Progress
 from potstill.quiet import quiet_libraries
-from potstill.recipe import ModelConfig, Recipe, StagePlan
+from potstill.recipe import ModelConfig, Recipe
 from potstill.runner import expanded
 from potstill.schedule import warmup_updates
 from potstill.settings import Reference
@@ -47,58 +48,68 @@ def plan(recipe: Recipe, data_root: Path) -> Plan:
     A stage that goes on from an earlier one is built from that stage's untrained model.
     """
     recipe = expanded(recipe)
-    with quiet_libraries(), tempfile.TemporaryDirectory(prefix="potstill-plan-") as scratch:
-        context = Context(recipe, Path(scratch), data_root, progress=Progress())
-        stages = [_stage(context, stage, Path(scratch)) for stage in recipe.stages]
+    stages = [_told_of(stage) for stage in built(recipe, data_root)]
     return Plan(recipe.name, stages, list(recipe.export.plugins) if recipe.export else [])
 
 
-def _stage(context: Context, plan: StagePlan, scratch: Path) -> dict[str, Any]:
-    stage = Stage(context, plan)
-    with stage.exit:
-        rows = stage.examples("train")
-        if rows is None:
-            raise DataError(f"The stage '{plan.name}' trains, and the recipe names no data.train.")
-        groups = stage.batches(rows.lengths, 0)
-        stage.count_updates(rows.lengths)
-        micro = [batch for group in groups for batch in group]
-        for side in stage.observed:
-            stage.observer(side)
-        told = {
-            "name": plan.name,
-            "trains": plan.trains,
-            "from": _reference(plan.student),
-            "teacher": _reference(plan.teacher) if stage.looks_at_teacher else None,
-            "teachers": {name: _reference(reference) for name, reference in plan.teachers.items()},
-            "data": plan.data,
-            "plugins": [plugin.name for plugin in stage.plugins],
-            "wrappers": _wrappers(stage),
-            "slots": stage.owners,
-            "supervised_weight": stage.supervised_weight,
-            "observed": {side: [_told(feature) for feature in found] for side, found in stage.observed.items()},
-            "explained": stage.explained,
-            "frozen": stage.frozen,
-            "loss_terms": _terms(stage, rows, micro[0]),
-            "parameters": {
-                "student": _parameters(stage.student.module),
-                **{side: _parameters(stage.observer(side).module) for side in stage.observed if side != "student"},
-                **{name: _parameters(module) for name, module in stage.modules.items()},
-            },
-            "rows": len(rows),
-            "padded_share": round(padded_share(rows.lengths, micro), 4),
-            "micro_batches_per_epoch": len(micro),
-            "updates_per_epoch": len(groups),
-            "updates": stage.total_updates,
-            "learning_rate": {
-                "peak": plan.learning_rate,
-                "schedule": plan.schedule,
-                "warmup_updates": warmup_updates(plan.warmup, stage.total_updates),
-                "first": plan.learning_rate * stage.learning_rate_factor(0),
-                "last": plan.learning_rate * stage.learning_rate_factor(max(0, stage.total_updates - 1)),
-            },
-        }
-    _leave_untrained(stage, context, scratch)
-    return told
+def built(recipe: Recipe, data_root: Path, progress: Progress | None = None) -> Iterator[Stage]:
+    """The stages of an expanded recipe with their models, one after the other; each is closed before the next.
+
+    A stage that goes on from an earlier one is built from that stage's untrained model.
+    """
+    with quiet_libraries(), tempfile.TemporaryDirectory(prefix="potstill-plan-") as scratch:
+        context = Context(recipe, Path(scratch), data_root, progress=progress or Progress())
+        with context.stop.listening():
+            for plan in recipe.stages:
+                stage = Stage(context, plan)
+                with stage.exit:
+                    yield stage
+                _leave_untrained(stage, Path(scratch))
+
+
+def _told_of(stage: Stage) -> dict[str, Any]:
+    plan = stage.plan
+    rows = stage.examples("train")
+    if rows is None:
+        raise DataError(f"The stage '{plan.name}' trains, and the recipe names no data.train.")
+    groups = stage.batches(rows, 0)
+    stage.count_updates(rows)
+    micro = [batch for group in groups for batch in group]
+    for side in stage.observed:
+        stage.observer(side)
+    return {
+        "name": plan.name,
+        "trains": plan.trains,
+        "from": _reference(plan.student),
+        "teacher": _reference(plan.teacher) if stage.looks_at_teacher else None,
+        "teachers": {name: _reference(reference) for name, reference in plan.teachers.items()},
+        "data": plan.data,
+        "plugins": [plugin.name for plugin in stage.plugins],
+        "wrappers": _wrappers(stage),
+        "slots": stage.owners,
+        "supervised_weight": stage.supervised_weight,
+        "observed": {side: [_told(feature) for feature in found] for side, found in stage.observed.items()},
+        "explained": stage.explained,
+        "frozen": stage.frozen,
+        "loss_terms": _terms(stage, rows, micro[0]),
+        "parameters": {
+            "student": _parameters(stage.student.module),
+            **{side: _parameters(stage.observer(side).module) for side in stage.observed if side != "student"},
+            **{name: _parameters(module) for name, module in stage.modules.items()},
+        },
+        "rows": len(rows),
+        "padded_share": round(padded_share(rows.lengths, micro), 4),
+        "micro_batches_per_epoch": len(micro),
+        "updates_per_epoch": len(groups),
+        "updates": stage.total_updates,
+        "learning_rate": {
+            "peak": plan.learning_rate,
+            "schedule": plan.schedule,
+            "warmup_updates": warmup_updates(plan.warmup, stage.total_updates),
+            "first": plan.learning_rate * stage.learning_rate_factor(0),
+            "last": plan.learning_rate * stage.learning_rate_factor(max(0, stage.total_updates - 1)),
+        },
+    }
 
 
 def _terms(stage: Stage, rows: Examples, first: np.ndarray) -> dict[str, str]:
@@ -109,8 +120,8 @@ def _terms(stage: Stage, rows: Examples, first: np.ndarray) -> dict[str, str]:
         return {name: f"{term.weight:g} per {term.per.name}" for name, term in step.terms().items()}
 
 
-def _leave_untrained(stage: Stage, context: Context, scratch: Path) -> None:
-    folder = scratch / stage.plan.name
+def _leave_untrained(stage: Stage, scratch: Path) -> None:
+    context, folder = stage.context, scratch / stage.plan.name
     finished = stage.hook.finish_student(student=stage.student.module)
     finished.save_pretrained(folder)
     stage.student.tokenizer.save_pretrained(folder)

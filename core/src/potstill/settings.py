@@ -54,6 +54,24 @@ class TaskConfig(Settings):
     """The labels' names in order, or a file with one name a line; found in the training data where it is left out."""
 
 
+class CorpusConfig(Settings):
+    """`[data.corpus]`: the rows are running text without labels, prepared once as sequences of tokens."""
+
+    layout: Literal["split", "pack", "cut"] = "split"
+    """What becomes of documents: "split" makes several sequences of a long one, "pack" joins them to full sequences,
+    "cut" makes one sequence of each and leaves out what is longer."""
+    min_tokens: Positive = 12
+    """Shorter sequences, special tokens counted, are dropped."""
+    max_unknown: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Sequences with this share of unknown tokens or more are dropped; 1 keeps all."""
+    order: Literal["shuffled", "files"] = "shuffled"
+    """An epoch's order: "shuffled", or "files": the files in a new order every epoch, each one's rows in theirs."""
+    bad_rows: Literal["refuse", "skip"] = "refuse"
+    """What happens at a damaged row or file: an error, or it is left out and counted."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Pieces of text that are prepared at once; 0 means one a usable core."""
+
+
 class DataConfig(Settings):
     """`[data]`: where the rows come from and which columns hold what."""
 
@@ -79,11 +97,22 @@ class DataConfig(Settings):
     """Read only the first n test rows."""
     labelled_rows: Annotated[int, Field(ge=0)] | None = None
     """Only the first n training rows keep their label; the others teach by the teacher alone."""
+    corpus: CorpusConfig | None = None
+    """A table of its own, `[data.corpus]`: the rows are running text; "" in a stage whose rows are not."""
 
-    @field_validator("label", mode="before")
+    @field_validator("label", "corpus", mode="before")
     @classmethod
-    def _no_label(cls, value: Any) -> Any:
+    def _none(cls, value: Any) -> Any:
         return None if value == "" else value
+
+    @model_validator(mode="after")
+    def _no_pairs_in_a_corpus(self) -> Self:
+        for key in ("text_pair", "labelled_rows"):
+            if self.corpus is not None and getattr(self, key) is not None:
+                raise ValueError(
+                    f"'{key}' and the table 'corpus' are both given, and running text has no pairs or labels"
+                )
+        return self
 
 
 class ModelConfig(Settings):

@@ -18,7 +18,7 @@ from potstill import loader
 from potstill.batch import UNITS, Batch, Unit
 from potstill.checkpoint import seed_everything
 from potstill.collate import Masked, Partner
-from potstill.data.batching import bucketed, one_by_one
+from potstill.data.batching import one_by_one
 from potstill.errors import ModelError, PluginError, RecipeError
 from potstill.features import LOGITS, Feature
 from potstill.freezing import freeze
@@ -297,23 +297,20 @@ class Stage:
         transforms = self.transforms if split == "train" else ()
         return self.context.examples(split, self.student.tokenizer, words, self.data, transforms, self.seed)
 
-    def batches(self, lengths: np.ndarray, epoch: int) -> list[Sequence[np.ndarray]]:
+    def batches(self, rows: Examples, epoch: int) -> list[Sequence[np.ndarray]]:
         """An epoch's updates: groups of micro-batches, each an array of row numbers."""
+        sampler, size = self._slots.get("sampler", None), self.plan.batch_size
+        own = rows.batches(size, seed=self.seed, epoch=epoch) if sampler is None else sampler(rows.lengths, size, epoch)
+        return list(self._slots.get("batching", one_by_one)(own))
 
-        def sampler(lengths: np.ndarray, batch_size: int, epoch: int) -> list[np.ndarray]:
-            return bucketed(lengths, batch_size, seed=self.seed, epoch=epoch)
-
-        rows = self._slots.get("sampler", sampler)(lengths, self.plan.batch_size, epoch)
-        return list(self._slots.get("batching", one_by_one)(rows))
-
-    def count_updates(self, lengths: np.ndarray) -> None:
+    def count_updates(self, rows: Examples) -> None:
         """Sets `total_updates` and `updates_per_epoch`, now that the rows are there.
 
         Raises:
             RecipeError: the warm-up is longer.
         """
         plan = self.plan
-        self.updates_per_epoch = len(self.batches(lengths, 0))
+        self.updates_per_epoch = len(self.batches(rows, 0))
         self.total_updates = plan.updates or math.ceil((plan.epochs or 0) * self.updates_per_epoch)
         if warmup_updates(plan.warmup, self.total_updates) > self.total_updates:
             raise RecipeError(

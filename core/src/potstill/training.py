@@ -217,7 +217,7 @@ def _key(context: Context, plan: StagePlan, before: Mapping[str, StageResult]) -
             "seed": recipe.seed if plan.seed is None else plan.seed,
             "task": recipe.task.model_dump(),
             "labels": context.task.names,
-            "data": context.data_of(plan).model_dump(),
+            "data": context.data_of(plan).model_dump(exclude={"corpus": {"workers"}}),
             "rows": context.fingerprint(plan),
             "models": {side: table.model_dump() for side, table in used.items()},
             "given": _given_keys(context, plan),

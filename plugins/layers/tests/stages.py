@@ -37,7 +37,7 @@ def stage_of(tables: dict[str, Any], data: Path, folder: Path) -> Stage:
     stage = testing.stage_of(tables, data, folder)
     rows = stage.examples("train")
     assert rows is not None
-    stage.count_updates(rows.lengths)
+    stage.count_updates(rows)
     return stage
 
 

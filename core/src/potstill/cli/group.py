@@ -15,6 +15,7 @@ COMMANDS = {
     "run": ("run:run", "Run a recipe, or one composed from options: train, evaluate, export."),
     "sweep": ("sweep:sweep", "Run a grid of settings × seeds over one recipe; what is common is trained once."),
     "plan": ("plan:plan", "Show what a run would do: stages, plugins, loss terms, sizes; trains nothing."),
+    "prepare": ("prepare:prepare", "Tokenize what a run reads, show what it comes to; trains nothing."),
     "evaluate": ("evaluate:evaluate", "Measure a finished model on a data file."),
     "predict": ("predict:predict", "Label texts with a finished model."),
     "export": ("export:export", "Export a finished model through plugins, such as onnx."),

@@ -34,6 +34,8 @@ def documents(unit: Unit, text: str) -> Found:
     """
     if unit.kind == "dataset":
         yield from _rows_of(unit)
+    elif unit.kind == "stream":
+        yield from _streamed(unit, text)
     elif unit.kind == "parquet":
         yield from _parquet(unit, text)
     elif unit.kind == "json" and _is_array(Path(unit.path)):
@@ -44,6 +46,16 @@ def documents(unit: Unit, text: str) -> Found:
                 yield line
             elif line.strip():
                 yield _field(line, text, f"{unit.path}, {place}")
+
+
+def line_number(path: Path, byte: int) -> int:
+    """The number, from 1, of the line that begins at a byte of a file."""
+    lines, left = 1, byte
+    with path.open("rb") as file:
+        while left and (block := file.read(min(left, 1 << 20))):
+            lines += block.count(b"\n")
+            left -= len(block)
+    return lines
 
 
 def _lines(unit: Unit) -> Iterator[tuple[str, str | Bad]]:
@@ -187,3 +199,12 @@ def _rows_of(unit: Unit) -> Found:
         for value in _values(block.column("text")):
             row += 1
             yield _checked(value, "text", f"{unit.path}, row {row}")
+
+
+def _streamed(unit: Unit, text: str) -> Found:
+    """What cannot be read is an error, not a damaged row: the network is there again later."""
+    try:
+        for row, value in enumerate(unit.rows.texts(unit.begin, text), 1):
+            yield _checked(value, text, f"{unit.path}, file {unit.begin + 1}, row {row}")
+    except OSError as problem:
+        raise DataError(f"{unit.path} cannot be read on: {first_line(problem)}; the same command goes on.") from problem

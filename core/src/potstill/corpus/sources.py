@@ -30,11 +30,11 @@ class Unit:
 
     Attributes:
         path: the file; of a data set, how errors name it.
-        kind: the file's suffix without its dot, or "dataset".
-        begin, end: what part: bytes of a text file, row groups of Parquet, rows of a data set.
+        kind: the file's suffix without its dot, "dataset", or "stream" for one that is read from the hub.
+        begin, end: what part: bytes of a text file, row groups of Parquet, rows of a data set, files of a stream.
         content: a hash of the whole file's content and of the part.
         stamp: the file as it was when that hash was made.
-        rows: a data set itself.
+        rows: a data set itself; a stream's `Remote`.
     """
 
     path: str
@@ -214,8 +214,17 @@ def _row_groups(path: Path, text: str) -> list[tuple[int, int]]:
 
 
 def _saved_or_hub(part: str, text: str, root: Path, told: str, cache: Path) -> list[Unit]:
+    from huggingface_hub import is_offline_mode
+
+    from potstill.corpus.remote import on_the_hub
     from potstill.data.source import find_rows
 
+    if not (_is_dataset(root / Path(part.partition("::")[0]).expanduser()) or is_offline_mode()):
+        remote = on_the_hub(part, text, told)
+        return [
+            Unit(told, "stream", number, number + 1, text_hash(f"{remote.key} stream {number}"), None, remote)
+            for number in range(remote.files)
+        ]
     return _dataset_units(find_rows(part, {"text": text}, root, told, cache), "text", told, cache)
 
 

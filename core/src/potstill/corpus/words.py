@@ -17,7 +17,7 @@ from potstill.errors import DataError
 Ids = npt.NDArray[np.int32]
 
 PIECE = 1 << 20
-"""Characters that are tokenized at once; a longer text goes in pieces, each cut behind a space where there is one."""
+"""Characters that are tokenized at once; a longer text goes in pieces, each cut before a space where there is one."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +63,19 @@ class Words:
     def ids(self, texts: Sequence[str]) -> tuple[Ids, npt.NDArray[np.int64]]:
         """The tokens of all texts behind each other, and [texts] how many each has."""
         pieces = [list(_pieces(text)) for text in texts]
-        found = self._encoded([piece for parts in pieces for piece in parts])
-        lengths = np.fromiter(map(len, found), np.int64, len(found))
-        flat = np.fromiter(chain.from_iterable(found), np.int32, int(lengths.sum()))
+        parts = [self._encoded(part) for part in _portions([piece for found in pieces for piece in found])]
+        flat = np.concatenate([np.zeros(0, np.int32), *(ids for ids, _ in parts)])
+        lengths = np.concatenate([np.zeros(0, np.int64), *(lengths for _, lengths in parts)])
         firsts = np.cumsum([0, *map(len, pieces)][:-1])
         return flat, np.add.reduceat(lengths, firsts) if len(pieces) else lengths
 
-    def _encoded(self, texts: list[str]) -> list[list[int]]:
+    def _encoded(self, texts: list[str]) -> tuple[Ids, npt.NDArray[np.int64]]:
         if self.backend is not None:
-            return [found.ids for found in self._fast.encode_batch_fast(texts, add_special_tokens=False)]
-        encoded: list[list[int]] = self.slow(texts, add_special_tokens=False, verbose=False)["input_ids"]
-        return encoded
+            found = [one.ids for one in self._fast.encode_batch_fast(texts, add_special_tokens=False)]
+        else:
+            found = self.slow(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        lengths = np.fromiter(map(len, found), np.int64, len(found))
+        return np.fromiter(chain.from_iterable(found), np.int32, int(lengths.sum())), lengths
 
 
 def words_of(tokenizer: Any) -> Words:
@@ -116,10 +118,25 @@ def _around(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _pieces(text: str) -> Iterator[str]:
+    """A text in parts of at most `PIECE` characters."""
     start = 0
     while len(text) - start > PIECE:
         space = text.rfind(" ", start + PIECE // 2, start + PIECE)
-        end = start + PIECE if space < 0 else space + 1
+        end = start + PIECE if space < 0 else space  # a space may belong to the word behind it
         yield text[start:end]
         start = end
     yield text[start:]
+
+
+def _portions(texts: list[str]) -> Iterator[list[str]]:
+    """Neighbours that together have about `PIECE` characters: an encoding takes many times the room of its text."""
+    portion: list[str] = []
+    size = 0
+    for text in texts:
+        portion.append(text)
+        size += len(text)
+        if size >= PIECE:
+            yield portion
+            portion, size = [], 0
+    if portion:
+        yield portion

@@ -31,6 +31,18 @@ def bucketed(lengths: npt.NDArray[np.int32], batch_size: int, *, seed: int, epoc
     return [batches[i] for i in generator.permutation(len(batches))]
 
 
+def by_files(files: npt.NDArray[np.int64], batch_size: int, *, seed: int, epoch: int) -> list[Rows]:
+    """An epoch's micro-batches, every row exactly once: the files in a new order, the rows of each in theirs.
+
+    A batch may hold the end of one file and the beginning of the next; the short last one stays.
+
+    Args:
+        files: [files + 1], where the rows of each begin, and the end.
+    """
+    order = order_generator(seed, epoch).permutation(len(files) - 1)
+    return _cut(np.concatenate([np.arange(files[i], files[i + 1]) for i in order]), batch_size)
+
+
 def in_order(lengths: npt.NDArray[np.int32], batch_size: int) -> list[Rows]:
     """Batches for evaluation: all rows sorted by length, ties by row."""
     return _cut(np.argsort(lengths, kind="stable"), batch_size)

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from potstill.batch import IGNORED, Batch
+from potstill.data.batching import Rows, bucketed, by_files
 from potstill.data.random import RowRandom
 from potstill.errors import DataError
 
 if TYPE_CHECKING:
     from potstill.collate import Masked
-    from potstill.data.table import TokenTable
+    from potstill.data.table import Tokens
     from potstill.tasks import Task
 
 Targets = npt.NDArray[Any] | list[Any]
@@ -33,27 +34,35 @@ class Examples:
         task: makes the batch's labels.
         pads: the id that pads the student's rows, and the teacher's.
         masking: what makes labels of the tokens when a model is measured on the rows (`Task.masking`).
+        files: [files + 1], where the rows of each file begin, and the end, where they are to be read file by file.
     """
 
     def __init__(
         self,
-        student: TokenTable,
-        teacher: TokenTable | None,
+        student: Tokens,
+        teacher: Tokens | None,
         labels: Targets,
         task: Task,
         pads: tuple[int, int],
         masking: Masked | None = None,
+        files: npt.NDArray[np.int64] | None = None,
     ) -> None:
         _check_aligned(len(student), len(labels), "labels")
         if teacher is not None:
             _check_aligned(len(student), len(teacher), "rows of the teacher")
         self.student, self.teacher, self.labels, self.task, self.pads = student, teacher, labels, task, pads
-        self._masking = masking
+        self._masking, self._files = masking, files
         self.lengths = student.lengths if teacher is None else np.maximum(student.lengths, teacher.lengths)
         """[rows] int32, tokens a row for student or teacher, whichever has more; what bucketing sorts by."""
 
     def __len__(self) -> int:
         return len(self.student)
+
+    def batches(self, size: int, *, seed: int, epoch: int) -> list[Rows]:
+        """An epoch's micro-batches, every row once: of like lengths, or file by file in a new order of files."""
+        if self._files is None:
+            return bucketed(self.lengths, size, seed=seed, epoch=epoch)
+        return by_files(self._files, size, seed=seed, epoch=epoch)
 
     @property
     def teacher_key(self) -> str:
@@ -76,7 +85,7 @@ class Examples:
         return batch
 
 
-def padded(table: TokenTable, rows: npt.NDArray[np.int64], pad: int) -> dict[str, Tensor]:
+def padded(table: Tokens, rows: npt.NDArray[np.int64], pad: int) -> dict[str, Tensor]:
     """The model's inputs, each [batch, seq] int64, with the attention mask; token types are padded with 0."""
     lengths = table.lengths[rows]
     width = int(lengths.max()) if len(rows) else 0
@@ -90,7 +99,8 @@ def padded(table: TokenTable, rows: npt.NDArray[np.int64], pad: int) -> dict[str
 
 def has_labels(labels: Targets) -> bool:
     """Whether any row's label is neither `IGNORED` nor NaN."""
-    return any(bool(np.any((np.asarray(part) != IGNORED) & ~np.isnan(part))) for part in labels)
+    parts = [labels] if isinstance(labels, np.ndarray) else labels
+    return any(bool(np.any((np.asarray(part) != IGNORED) & ~np.isnan(part))) for part in parts)
 
 
 def forget_labels(labels: Targets, keep: int, origin: npt.NDArray[np.int64] | None = None) -> Targets:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,32 @@ CHUNK = 4096
 """Rows a record batch; every one but the last of a file holds exactly that many."""
 
 SCHEMA_TYPES = {"input_ids": pa.int32(), "token_type_ids": pa.int8()}
+
+
+_TOGETHER = 65_536
+"""Rows that are counted at once."""
+
+
+class Tokens(Protocol):
+    """What a table of tokens is to those who read it.
+
+    Attributes:
+        names: the inputs, "input_ids" first.
+        lengths: [rows] int32, tokens a row.
+        key: a hash of rows, tokenizer and length.
+    """
+
+    names: tuple[str, ...]
+    lengths: npt.NDArray[np.int32]
+    key: str
+
+    def __len__(self) -> int: ...
+
+    def rows(self, indices: npt.NDArray[np.int64]) -> dict[str, list[npt.NDArray[Any]]]:
+        """By input name, one array of [tokens] a row; read-only."""
+
+    def counts(self, size: int) -> npt.NDArray[np.int64]:
+        """[size], how often each of the first `size` tokens occurs."""
 
 
 class TokenTable:
@@ -53,6 +79,19 @@ class TokenTable:
             name: [values[c][s:e] for c, s, e in zip(chunks, begins, ends, strict=True)]
             for name, values in self._values.items()
         }
+
+    def counts(self, size: int) -> npt.NDArray[np.int64]:
+        """[size], how often each of the first `size` tokens occurs."""
+        return count_tokens(self, size)
+
+
+def count_tokens(table: Tokens, size: int, begin: int = 0) -> npt.NDArray[np.int64]:
+    """[size], how often each of the first `size` tokens occurs in the rows from `begin` on."""
+    counts = np.zeros(size, dtype=np.int64)
+    for start in range(begin, len(table), _TOGETHER):
+        ids = table.rows(np.arange(start, min(start + _TOGETHER, len(table))))["input_ids"]
+        counts += np.bincount(np.concatenate(ids), minlength=size)[:size]
+    return counts
 
 
 def schema(names: tuple[str, ...]) -> pa.Schema:

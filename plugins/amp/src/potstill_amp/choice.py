@@ -146,7 +146,7 @@ def _student_step(stage: Stage, rows: Examples, indices: np.ndarray) -> Callable
 
 def _middling(stage: Stage, rows: Examples, world: int) -> np.ndarray:
     """The rows of one rank's share of the micro-batch of the first epoch that is the median in tokens."""
-    batches = [batch for group in stage.batches(rows.lengths, 0) for batch in group]
+    batches = [batch for group in stage.batches(rows, 0) for batch in group]
     batches.sort(key=lambda batch: len(batch) * int(rows.lengths[batch].max()))
     batch = batches[len(batches) // 2]
     return batch[: max(1, len(batch) // world)]

@@ -56,7 +56,7 @@ def lowered(stage: Stage, rows: Examples, dtype: torch.dtype) -> Difference | No
 
     Raises: ModelError where the device has an operation of a teacher's not in this dtype.
     """
-    batches = [batch for group in stage.batches(rows.lengths, 0) for batch in group][:CHECKED]
+    batches = [batch for group in stage.batches(rows, 0) for batch in group][:CHECKED]
     found = []
     for side in sorted(set(stage.observed) - {"student"}):
         observer = stage.observer(side)

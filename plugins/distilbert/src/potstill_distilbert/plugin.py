@@ -81,6 +81,11 @@ class DistilBERT(Plugin):
             # The words are counted in the rows, which are there when all plugins are set up.
             stage.after_setup(partial(self._claim_masking, stage))
         if self.config.group_by_length:
+            if stage.data.corpus is not None and stage.data.corpus.order == "files":
+                raise RecipeError(
+                    f"distilbert.group_by_length and data.corpus.order = 'files' both order the rows of the stage "
+                    f"'{stage.plan.name}'; give one of them."
+                )
             stage.claim("sampler", _sampler(stage.seed, stage.data.max_length))
         stage.explain("weights", self.weights)
         stage.explain("temperature", self.config.temperature)
@@ -138,13 +143,14 @@ class DistilBERT(Plugin):
             )
 
     def _claim_masking(self, stage: Stage) -> None:
-        from potstill_distilbert.counting import count_words
+        import torch
+
         from potstill_distilbert.masking import SmoothedMasking, token_weights
 
         tokenizer = stage.student.tokenizer
         rows = stage.examples("train")
         assert rows is not None, "a stage that trains has training rows"
-        counts = count_words(rows.student, len(tokenizer))
+        counts = torch.from_numpy(rows.student.counts(len(tokenizer)))
         weights = token_weights(counts, self.config.smoothing, tokenizer.all_special_ids)
         shares = (self.config.mask_share, self.config.keep, self.config.random)
         stage.claim("masking", SmoothedMasking(tokenizer, weights, *shares))
