@@ -12,11 +12,11 @@ from typing import Any
 
 from potstill.corpus.digests import Stamp, digest_of, stamp
 from potstill.data.columns import check_columns
-from potstill.errors import DataError, did_you_mean
+from potstill.errors import DataError, DiskError, did_you_mean
 from potstill.files import text_hash
 from potstill.places import first_line
 
-PART = 32 << 20
+PART = 16 << 20
 """Bytes of a text file that are one piece of work."""
 ROWS = 50_000
 """Rows of a data set that are one piece of work."""
@@ -151,6 +151,8 @@ def _folder(path: Path, split: str, told: str, found: Listing) -> Iterator[Path]
 def _add(found: Listing, path: Path, text: str, cache: Path, skip: bool) -> None:
     try:
         found.add(str(path), _file_units(path, text, cache))
+    except DiskError:  # the cache's, not the file's
+        raise
     except OSError as problem:
         found.bad.append(f"{path} cannot be read: {problem.strerror or problem}.")
     except BadFile as problem:

@@ -1,0 +1,376 @@
+"""From files to shards: the same sequences in any parts and threads, kept by content, whole or not at all."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from potstill.corpus import shards, sources, words
+from potstill.corpus.cleaning import Layout
+from potstill.corpus.remote import Remote
+from potstill.corpus.sources import Unit
+from potstill.corpus.words import words_of
+from potstill.errors import DataError, DiskError, Interrupted
+from potstill.files import read_json, write_json
+from potstill.progress import Progress, Stoppable
+from potstill.testing.tiny import write_data
+from potstill.tokenizers import load_tokenizer
+from tests.corpora import LENGTH, prepared, sequences, texts, write_text
+from tests.kill import left_over
+
+
+class Notes(Progress):
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.told.append(text)
+
+
+def made(cache: Path) -> dict[str, int]:
+    """When each finished shard was written, by its name."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in cache.glob("corpus/shards/*/tokens.arrow")}
+
+
+@pytest.mark.parametrize("layout", ["split", "cut"])
+@pytest.mark.parametrize(("part", "workers", "step"), [(1 << 20, 1, 1 << 18), (2000, 3, 500), (300, 2, 1)])
+def test_sequences_are_those_that_the_tokenizer_gives_each_text(
+    layout: Layout, part: int, workers: int, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "PART", part)
+    monkeypatch.setattr(shards, "_CHARACTERS", step)
+    given = texts(80)
+    write_text(tmp_path / "a.txt", given)
+    done = prepared("a.txt", tmp_path, layout=layout, workers=workers)
+    tokenizer = load_tokenizer(str(tmp_path / "vocab.txt"), None)
+    expected, room = [], LENGTH - 2
+    for text in given:
+        whole = tokenizer(text)["input_ids"]
+        if len(whole) <= LENGTH:
+            expected.append(whole)
+        elif layout == "cut":
+            expected.append([*whole[: LENGTH - 1], whole[-1]])
+        else:
+            first = [whole[: LENGTH - 2], *(whole[at : at + room] for at in range(room, len(whole), room))]
+            for piece in first:
+                piece = piece if piece[0] == whole[0] else [whole[0], *piece]
+                expected.append(piece if piece[-1] == whole[-1] else [*piece, whole[-1]])
+    expected = [row for row in expected if len(row) >= 3]
+    assert sequences(done) == expected
+    assert done.table.lengths.tolist() == [len(row) for row in expected]
+    assert len(done.shards) == -(-(tmp_path / "a.txt").stat().st_size // part)
+    size = len(tokenizer)
+    counted = np.bincount(np.concatenate([np.array(row) for row in expected]), minlength=size)
+    np.testing.assert_array_equal(done.table.counts(size), counted)
+    np.testing.assert_array_equal(done.table.counts(7), counted[:7])
+
+
+def test_the_first_rows_are_those_of_the_whole_and_no_file_behind_them_is_prepared(tmp_path: Path) -> None:
+    for number in range(6):
+        write_text(tmp_path / f"in/{number}.txt", texts(20, seed=number, words=12))
+    few = prepared("in", tmp_path, rows=25, workers=1)
+    assert len(made(tmp_path / "cache")) < 5
+    whole = prepared("in", tmp_path)
+    assert sequences(few) == sequences(whole)[:25]
+    np.testing.assert_array_equal(
+        few.table.counts(60), np.bincount(np.concatenate(sequences(few)).astype(int), minlength=60)
+    )
+    assert few.table.key != whole.table.key
+    assert few.table.files[-1] == 25
+
+
+def test_two_corpora_are_joined_without_tokenizing_again(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", texts(20, seed=1))
+    write_text(tmp_path / "b.txt", texts(20, seed=2))
+    a, b = (prepared(name, tmp_path) for name in ("a.txt", "b.txt"))
+    before = made(tmp_path / "cache")
+    both = prepared("a.txt + b.txt", tmp_path)
+    assert sequences(both) == sequences(a) + sequences(b)
+    assert made(tmp_path / "cache") == before
+    assert not any(shard.made for shard in both.shards)
+    assert both.table.files.tolist() == [0, len(a.table), len(both.table)]
+
+
+def test_files_of_one_content_share_a_shard_and_all_count(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt"):
+        write_text(tmp_path / name, texts(9))
+    both = prepared("a.txt + b.txt", tmp_path, workers=2)
+    assert len(made(tmp_path / "cache")) == 1
+    once = sequences(prepared("a.txt", tmp_path))
+    assert sequences(both) == once * 2
+
+
+def test_another_length_layout_tokenizer_or_column_is_another_corpus(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", texts(9))
+    keys = {prepared("a.txt", tmp_path).table.key for _ in range(2)}
+    keys |= {prepared("a.txt", tmp_path, length=12).table.key, prepared("a.txt", tmp_path, layout="pack").table.key}
+    keys.add(prepared("a.txt", tmp_path, min_tokens=4).table.key)
+    lines = (tmp_path / "vocab.txt").read_text().splitlines()
+    (tmp_path / "other.txt").write_text("\n".join([*lines, "zzz"]) + "\n")
+    keys.add(prepared("a.txt", tmp_path, tokenizer=load_tokenizer(str(tmp_path / "other.txt"), None)).table.key)
+    assert len(keys) == 5
+
+
+def test_a_preparation_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
+    for number in range(8):
+        write_text(tmp_path / f"in/{number}.txt", texts(30, seed=number))
+    asked = iter(range(100))
+
+    def stop() -> None:
+        if next(asked) > 6:
+            raise Interrupted("stopped")
+
+    with pytest.raises(Interrupted):
+        prepared("in", tmp_path, workers=1, progress=Stoppable(Progress(), stop))
+    before = made(tmp_path / "cache")
+    assert 0 < len(before) < 8
+    done = prepared("in", tmp_path)
+    assert {name: when for name, when in made(tmp_path / "cache").items() if name in before} == before
+    assert sequences(done) == sequences(prepared("in", tmp_path, cache=tmp_path / "other"))
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from tests.corpora import prepared
+from potstill.corpus import shards, sources
+sources.PART, shards._CHARACTERS = 4000, 200
+prepared("a.txt", Path(sys.argv[1]), workers=2)
+"""
+
+
+def test_a_killed_preparation_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "PART", 4000)
+    monkeypatch.setattr(shards, "_CHARACTERS", 200)
+    write_text(tmp_path / "a.txt", texts(2500))
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)], cwd=Path(__file__).parents[1])
+    while len(made(tmp_path / "cache")) < 4 and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = {name: when for name, when in made(tmp_path / "cache").items() if not name.startswith(".")}
+    assert len(before) < len(list(range(0, (tmp_path / "a.txt").stat().st_size, 4000))), "it was faster than the kill"
+    done = prepared("a.txt", tmp_path)
+    assert {name: when for name, when in made(tmp_path / "cache").items() if name in before} == before
+    assert sequences(done) == sequences(prepared("a.txt", tmp_path, cache=tmp_path / "other"))
+    assert left_over(tmp_path / "cache") == []
+
+
+def cut_short(folder: Path) -> None:
+    table = folder / "tokens.arrow"
+    table.write_bytes(table.read_bytes()[:-100])
+
+
+def flip(folder: Path) -> None:
+    table = bytearray((folder / "tokens.arrow").read_bytes())
+    table[len(table) // 2] ^= 1
+    (folder / "tokens.arrow").write_bytes(table)
+
+
+def lie(folder: Path) -> None:
+    manifest = read_json(folder / "manifest.json")
+    write_json(folder / "manifest.json", {**manifest, "rows": manifest["rows"] + 1})
+
+
+def swap(folder: Path) -> None:
+    """An index of other rows, with its right hash."""
+    np.save(folder / "lengths.npy", np.full(3, 5, np.int32))
+    manifest = read_json(folder / "manifest.json")
+    hashes = {**manifest["sha256"], "lengths.npy": shards.file_hash(folder / "lengths.npy")}
+    write_json(folder / "manifest.json", {**manifest, "sha256": hashes})
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "a table cut short": cut_short,
+    "a flipped bit": flip,
+    "no table": lambda folder: (folder / "tokens.arrow").unlink(),
+    "no index": lambda folder: (folder / "lengths.npy").unlink(),
+    "no counts": lambda folder: (folder / "counts.npy").unlink(),
+    "no manifest": lambda folder: (folder / "manifest.json").unlink(),
+    "half a manifest": lambda folder: (folder / "manifest.json").write_text('{"rows": 3, '),
+    "a manifest that is a list": lambda folder: (folder / "manifest.json").write_text("[]"),
+    "a manifest that lies": lie,
+    "another index": swap,
+    "an empty folder": lambda folder: [path.unlink() for path in folder.iterdir()],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_shard_is_told_and_made_again(damage: str, tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt"):
+        write_text(tmp_path / name, texts(9, seed=len(name + damage)) + [name])
+    whole = sequences(prepared("a.txt + b.txt", tmp_path))
+    [first, second] = [shard.folder for shard in prepared("a.txt + b.txt", tmp_path).shards]
+    untouched = (second / "tokens.arrow").stat().st_mtime_ns
+    DAMAGE[damage](first)
+    notes = Notes()
+    assert sequences(prepared("a.txt + b.txt", tmp_path, progress=notes)) == whole
+    assert any(f"1 damaged shards were made again, such as {first}" in told for told in notes.told)
+    assert (second / "tokens.arrow").stat().st_mtime_ns == untouched
+
+
+def test_a_file_that_changes_while_it_is_prepared_is_refused_and_leaves_no_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "_CHARACTERS", 1)
+    path = write_text(tmp_path / "a.txt", texts(5))
+    found = words.Words.ids
+
+    def meanwhile(self: words.Words, given: list[str]) -> object:
+        with path.open("a") as file:
+            file.write("one more\n")
+        return found(self, given)
+
+    monkeypatch.setattr(words.Words, "ids", meanwhile)
+    with pytest.raises(DataError, match=f"{path} was changed while it was prepared; run again when it is finished."):
+        prepared("a.txt", tmp_path)
+    assert made(tmp_path / "cache") == {}
+    monkeypatch.undo()
+    assert sequences(prepared("a.txt", tmp_path))[-1][1:-1] == [1, 1]  # "one more", both unknown
+
+
+def test_a_file_that_goes_away_while_it_is_prepared_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_text(tmp_path / "a.txt", texts(5))
+    found = words.Words.ids
+    monkeypatch.setattr(words.Words, "ids", lambda self, given: (path.unlink(), found(self, given))[1])
+    with pytest.raises(DataError, match="a.txt went away while it was prepared; run again"):
+        prepared("a.txt", tmp_path)
+
+
+def test_a_damaged_row_is_refused_with_its_line_even_in_a_later_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "PART", 200)
+    lines = [text.encode() for text in texts(40)]
+    lines[31] = b"\xff\xfe wave"
+    (tmp_path / "a.txt").write_bytes(b"\n".join(lines))
+    with pytest.raises(DataError) as refused:
+        prepared("a.txt", tmp_path)
+    assert str(refused.value) == (
+        f"{tmp_path}/a.txt, line 32: byte 0 of the line (0xff) is not UTF-8; save it as UTF-8 "
+        '(data.corpus.bad_rows = "skip" leaves such rows out and counts them).'
+    )
+    notes = Notes()
+    done = prepared("a.txt", tmp_path, bad_rows="skip", progress=notes)
+    assert done.total("bad") == 1
+    assert "1 damaged rows left out, such as" in notes.told[-1]
+    # Prepared before by a recipe that skips, and asked for by one that does not.
+    with pytest.raises(DataError, match="a.txt, line 32: byte 0"):
+        prepared("a.txt", tmp_path)
+    (tmp_path / "a.txt").rename(tmp_path / "b.txt")
+    with pytest.raises(DataError, match="b.txt, line 32: byte 0"):
+        prepared("b.txt", tmp_path)
+
+
+def test_a_line_of_many_megabytes_is_one_document(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    (tmp_path / "long.txt").write_text("wave tide " * 1_200_000)
+    done = prepared("long.txt", tmp_path, length=32)
+    assert done.total("documents") == 1
+    assert int(done.table.lengths.sum()) - 2 * len(done.table) == 2_400_000
+    assert {row[1] for row in sequences(done)[::1000]} <= set(sequences(done)[0])
+
+
+def test_nothing_left_is_an_error_that_says_what_became_of_it(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", ["", "  ", "wave", "zzz zzz zzz"])
+    with pytest.raises(DataError) as nothing:
+        prepared("a.txt", tmp_path, min_tokens=4, max_unknown=0.5)
+    assert str(nothing.value) == (
+        "data.train = 'a.txt' leaves no sequence: 4 documents → 0 sequences, 0 tokens, 2 empty documents dropped, "
+        "1 short ones dropped, 1 mostly unknown ones dropped."
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to mount a disk")
+def test_a_full_disk_is_told_leaves_no_shard_and_the_same_call_goes_on(tmp_path: Path) -> None:
+    cache = tmp_path / "disk"
+    cache.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "none", str(cache)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    try:
+        write_text(tmp_path / "a.txt", texts(9000))
+        with pytest.raises(DiskError, match="cannot be written: no space is left on its disk"):
+            prepared("a.txt", tmp_path, cache=cache)
+        assert made(cache) == {}
+        assert left_over(cache) == []
+        subprocess.run(["mount", "-o", "remount,size=20m", str(cache)], check=True)
+        whole = sequences(prepared("a.txt", tmp_path, cache=cache))
+        subprocess.run(["mount", "-o", "remount,ro", str(cache)], check=True)
+        assert sequences(prepared("a.txt", tmp_path, cache=cache)) == whole  # reading needs no room
+        write_text(tmp_path / "b.txt", texts(9))
+        with pytest.raises(DiskError, match="its disk is read-only; name another place"):
+            prepared("b.txt", tmp_path, cache=cache)
+    finally:
+        subprocess.run(["umount", str(cache)], check=True)
+
+
+def test_a_cache_that_is_a_file_is_told(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", texts(9))
+    (tmp_path / "cache").write_text("")
+    with pytest.raises((DataError, OSError), match="cache"):
+        prepared("a.txt", tmp_path)
+
+
+def test_a_tokenizer_written_in_python_prepares_what_the_fast_one_does(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", texts(20))
+    write_data(tmp_path)
+    fast = load_tokenizer(str(tmp_path / "vocab.txt"), None)
+
+    class Slow:
+        """The same words without a backend."""
+
+        def __init__(self, inner: PreTrainedTokenizerFast) -> None:
+            self._inner = inner
+            self.init_kwargs: dict[str, object] = {}
+
+        def __getattr__(self, name: str) -> object:
+            if name == "backend_tokenizer":
+                raise AttributeError(name)
+            return getattr(self._inner, name)
+
+        def __call__(self, *given: object, **more: object) -> object:
+            return self._inner(*given, **more)
+
+    slow = Slow(fast)
+    assert words_of(slow).backend is None
+    one, other = prepared("a.txt", tmp_path), prepared("a.txt", tmp_path, tokenizer=slow)
+    assert sequences(one) == sequences(other)
+    assert one.table.key != other.table.key
+
+
+def test_a_stream_of_files_is_read_without_a_copy(tmp_path: Path) -> None:
+    given = {number: texts(7, seed=number) for number in range(3)}
+    (tmp_path / "in").mkdir()
+    for number, rows in given.items():
+        lines = "".join(json.dumps({"body": row}) + "\n" for row in rows)
+        (tmp_path / f"in/train-{number}.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    remote = Remote(str(tmp_path / "in"), None, "train", None)
+    assert (remote.files, remote.columns) == (3, ["body"])
+    for number, rows in given.items():
+        unit = Unit("data.train = 'some/where'", "stream", number, number + 1, "", None, remote)
+        assert list(shards.documents(unit, "body")) == rows
+    missing = Unit("data.train = 'some/where'", "stream", 0, 1, "", None, remote)
+    assert str(next(shards.documents(missing, "text"))) == (
+        "data.train = 'some/where', file 1, row 1: the text 'text' is missing."
+    )
+
+
+def test_the_sequences_stay_readable_when_the_shards_are_removed(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", texts(9))
+    done = prepared("a.txt", tmp_path)
+    before = sequences(done)
+    shutil.rmtree(tmp_path / "cache")
+    assert sequences(done) == before
