@@ -97,9 +97,9 @@ def apart(threads: int, *words: str | Path) -> dict[str, float]:
 
 def speed(told: argparse.Namespace) -> Iterator[str]:
     path = text_file(told.scratch, told.text, told.megabytes[0])
-    yield f"{path.stat().st_size / MB:.0f} MB of text, {told.rounds} rounds in turns; the median, and its share of the bare tokenizer's"
+    yield f"{path.stat().st_size / MB:.0f} MB of text, {told.rounds} rounds in turns; medians of tokens a second."
     yield ""
-    yield "| workers | encode_batch, tokens/s | encode_batch_fast | prepare | of encode_batch | of encode_batch_fast | CPU s: batch, fast, prepare |"
+    yield "| workers | encode_batch | encode_batch_fast | prepare | of encode_batch | of fast | CPU s of the three |"
     yield "|---|---|---|---|---|---|---|"
     for workers in (1, 2):
         rounds: dict[str, list[dict[str, float]]] = {"encode_batch": [], "encode_batch_fast": [], "prepare": []}
@@ -123,7 +123,8 @@ def memory(told: argparse.Namespace) -> Iterator[str]:
         path, cache = text_file(told.scratch, told.text, megabytes), told.scratch / "cache"
         shutil.rmtree(cache, ignore_errors=True)
         one = apart(2, "prepare", path, told.vocabulary, cache, "2")
-        yield f"| {megabytes} | {one['tokens']:,.0f} | {one['highest']:.0f} | {one['before']:.0f} | {one['seconds']:.0f} |"
+        numbers = [f"{one[name]:,.0f}" for name in ("tokens", "highest", "before", "seconds")]
+        yield f"| {megabytes} | {' | '.join(numbers)} |"
 
 
 def one(words: list[Any]) -> None:

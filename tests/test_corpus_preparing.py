@@ -210,7 +210,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_shard_is_told_and_made_again(damage: str, tmp_path: Path) -> None:
     for name in ("a.txt", "b.txt"):
-        write_text(tmp_path / name, texts(9, seed=len(name + damage)) + [name])
+        write_text(tmp_path / name, [*texts(9, seed=len(name + damage)), name])
     whole = sequences(prepared("a.txt + b.txt", tmp_path))
     [first, second] = [shard.folder for shard in prepared("a.txt + b.txt", tmp_path).shards]
     untouched = (second / "tokens.arrow").stat().st_mtime_ns

@@ -1,7 +1,8 @@
-"""Runs on running text: every row once on any number of processes, exact after a kill, and wrong recipes in a sentence."""
+"""Runs on running text: every row once on any number of processes, exact after a kill, wrong recipes in a sentence."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -42,7 +43,7 @@ def test_by_files_every_row_is_in_one_batch_and_a_file_s_rows_stay_in_order(
     order = np.concatenate([np.zeros(0, int), *batches])
     assert sorted(order.tolist()) == list(range(files[-1]))
     assert all(len(batch) == size for batch in batches[:-1])
-    for begin, end in zip(files, files[1:], strict=False):
+    for begin, end in itertools.pairwise(files):
         places = np.flatnonzero((order >= begin) & (order < end))
         assert order[places].tolist() == list(range(begin, end))
         assert (np.diff(places) == 1).all()
@@ -246,7 +247,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a split of a folder": ({"data": {"train": "books::dev"}}, "holds no text of 'dev'"),
     "labels to learn": ({"task": {"kind": "text-classification", "labels": ["a", "b"]}}, "No row of data.validation"),
     "all unknown": ({"data": {"train": "unknown.txt"}}, "leaves no sequence: 2 documents → 0 sequences"),
-    "a bad line": ({"data": {"train": "bad.txt"}}, 'line 2: the line holds a NUL byte, which text does not (data.corpus'),
+    "a bad line": ({"data": {"train": "bad.txt"}}, 'line 2: the line holds a NUL byte, which text does not (data.'),
     "a folder of damaged files": ({"data": {"train": "damaged"}}, "is not a readable Parquet file"),
     "no field": ({"data": {"train": "rows.jsonl", "text": "body"}}, "there is no field 'body' (data.text)"),
 }  # fmt: skip
