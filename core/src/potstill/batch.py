@@ -26,6 +26,8 @@ class Batch:
         index: [batch], the rows in the data set.
         companions: named batches that travel with this one, row by row (interchange sources).
         notes: what `collate` hooks leave for `compute_loss`, by name.
+        valid: [batch, seq] bool, the student's tokens that a task's predictions are about, labels or no labels: the
+            first ones of words, those of a context. None where these are all tokens, or rows.
     """
 
     student: dict[str, Tensor]
@@ -34,7 +36,8 @@ class Batch:
     index: Tensor
     companions: dict[str, Batch] = field(default_factory=dict)
     notes: dict[str, Tensor] = field(default_factory=dict)
-    _places: tuple[Tensor, Tensor] | None = field(default=None, init=False)
+    valid: Tensor | None = None
+    _places: tuple[Tensor, Tensor, Tensor] | None = field(default=None, init=False)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -57,10 +60,17 @@ class Batch:
         """[n] int64, the labels that are there, as numbers in the flattened labels."""
         return places(has_label(self.labels)) if self._places is None else self._places[1]
 
+    @property
+    def predicted(self) -> Tensor:
+        """[n] int64, the `valid` tokens, as numbers in the flattened [batch * seq]; all attended ones without it."""
+        if self._places is not None:
+            return self._places[2]
+        return self.attended if self.valid is None else places(self.valid)
+
     def to(self, device: torch.device) -> Batch:
         """This batch on a device; itself where it is there already.
 
-        What is attended and labelled is found before, since finding it there would wait for the device.
+        What is attended, labelled and predicted is found before, since finding it there would wait for the device.
         """
         if self.index.device == device:
             return self
@@ -73,10 +83,12 @@ class Batch:
             index=self.index.to(device, non_blocking=True),
             companions={name: part.to(device) for name, part in self.companions.items()},
             notes=_moved(self.notes, device),
+            valid=None if self.valid is None else self.valid.to(device, non_blocking=True),
         )
         moved._places = (
             self.attended.to(device, non_blocking=True),
             self.labelled.to(device, non_blocking=True),
+            self.predicted.to(device, non_blocking=True),
         )
         return moved
 
@@ -99,6 +111,7 @@ class Batch:
                 name: value[rows] if value.dim() and len(value) == len(self) else value
                 for name, value in self.notes.items()
             },
+            valid=None if self.valid is None else self.valid[rows],
         )
 
 
@@ -143,6 +156,8 @@ TOKEN = Unit("token", _tokens)
 """Ones in the student's attention mask."""
 TARGET = Unit("target", lambda batch: int(has_label(batch.labels).sum()))
 """Labels that are there: rows with a label, tokens with a label, two for a span."""
+PREDICTED = Unit("predicted", lambda batch: _tokens(batch) if batch.valid is None else int(batch.valid.sum()))
+"""Tokens that the task's predictions are about, labels or no labels: of words the first ones. A unit of such tasks."""
 BATCH = Unit("batch", lambda batch: int(len(batch) > 0))
 """Micro-batches, for terms across samples; such a term changes under accumulation and ranks."""
 

@@ -158,7 +158,8 @@ class Context:
         spec, rows = getattr(data, split), getattr(data, f"{split}_rows")
         if spec == getattr(self.recipe.data, split):
             spec = self.tables.get(split, spec)
-        label = data.label if task_class(self.recipe.task.kind).label_column else None
+        task = task_class(self.recipe.task.kind)
+        label = data.label if task.label_column else None
         columns = {"text": data.text, "text_pair": data.text_pair, "label": label}
         corpus = None if data.corpus is None else data.corpus.model_dump()
         key = json.dumps([split, spec if isinstance(spec, str) else None, rows, columns, corpus])
@@ -167,7 +168,7 @@ class Context:
             if spec is None:
                 self._sources[key] = None
             elif corpus is None:
-                self._sources[key] = open_source(spec, columns, self.root, rows, where, cache)
+                self._sources[key] = open_source(spec, columns, self.root, rows, where, cache, task.shapes)
             else:
                 self._sources[key] = open_running(spec, data, rows, self.root, where, cache)
         return self._sources[key]
@@ -217,6 +218,11 @@ class Context:
             return None
         if isinstance(source, RunningText):
             return self._running(split, source, student, teacher, data, transforms)
+        if transforms and self.task.marks:
+            raise DataError(
+                f"{transforms[0].name} changes the text of rows, and in the task '{self.task.name}' labels belong to "
+                "places of the text; leave it out."
+            )
         for transform in transforms:
             source = transformed(source, transform, seed, cache_folder(), self.stoppable)
         labels = self._labels(split, source, data.labelled_rows)
@@ -239,7 +245,7 @@ class Context:
         labels = self._checked(split, no_labels(len(table), self.task, text.path), text.path)
         files = table.files if text.config.order == "files" and split == "train" else None
         pad = student.pad_token_id or 0
-        return Examples(table, None, labels, self.task, (pad, pad), self.task.masking(student), files)
+        return Examples(table, None, labels, self.task, (pad, pad), self.task.masking(student), files=files)
 
     @property
     def stoppable(self) -> Stoppable:
@@ -260,7 +266,7 @@ class Context:
                 f"data.labelled_rows = {keep}, and the task '{self.task.name}' makes its labels of the text, of every "
                 "row; leave it out."
             )
-        labels = self._checked(split, self.task.targets(source.labels(), source.path), source.path)
+        labels = self._checked(split, self.task.read_labels(source, self.progress.note), source.path)
         return forget_labels(labels, keep, source.origin) if split == "train" and keep is not None else labels
 
     def _checked(self, split: str, labels: Any, path: str) -> Any:
@@ -338,8 +344,8 @@ def tokenized(
 
     pad, masking = student.pad_token_id or 0, task.masking(student)
     if teacher is None or same_tokenizer(student, teacher):
-        return Examples(tokens(student), None, labels, task, (pad, pad), masking)
-    return Examples(tokens(student), tokens(teacher), labels, task, (pad, teacher.pad_token_id or 0), masking)
+        return Examples(tokens(student), None, labels, task, (pad, pad), masking, source)
+    return Examples(tokens(student), tokens(teacher), labels, task, (pad, teacher.pad_token_id or 0), masking, source)
 
 
 def model_key(model: Model) -> str:

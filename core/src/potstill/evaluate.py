@@ -39,7 +39,7 @@ def evaluate(
     outcomes, labels, loss = predict(
         module, examples, task, ranks, batch_size=batch_size, teacher_inputs=teacher_inputs, check=check, bar=bar
     )
-    return {**task.score(outcomes, labels), **({} if loss is None else {"loss": loss})}
+    return {**task.score(outcomes, labels, examples), **({} if loss is None else {"loss": loss})}
 
 
 def scores_of(logits: Tensor, examples: Examples, task: Task) -> dict[str, float]:
@@ -48,7 +48,7 @@ def scores_of(logits: Tensor, examples: Examples, task: Task) -> dict[str, float
         return {}
     labels = task.collate_labels(examples.labels, 0)
     batch = Batch({}, {}, labels, torch.arange(len(labels)))
-    return {**task.score(*task.outcome(logits, batch)), "loss": float(task.loss(logits, batch))}
+    return {**task.score(*task.outcome(logits, batch), examples), "loss": float(task.loss(logits, batch))}
 
 
 def predict(

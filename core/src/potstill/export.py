@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from potstill.batch import Batch
+    from potstill.data.examples import Examples
     from potstill.models import Model
     from potstill.progress import Progress
     from potstill.tasks import Task
@@ -27,6 +28,7 @@ class ExportJob:
             of both (`batch.student`, `batch.teacher`) and the labels.
         max_length: the longest row in tokens that the run was made for.
         progress: what to tell the user while working.
+        rows: the validation rows themselves, which some tasks score with a look at.
     """
 
     student: Model
@@ -36,6 +38,7 @@ class ExportJob:
     batches: Callable[[int], Iterator[Batch]]
     max_length: int
     progress: Progress
+    rows: Examples | None = None
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,14 @@ def export_student(context: Context, last: StageResult, run: Path) -> list[Artif
 
     def job(folder: Path) -> ExportJob:
         return ExportJob(
-            student, teacher, context.task, folder, batches_of(rows), context.recipe.data.max_length, context.stoppable
+            student,
+            teacher,
+            context.task,
+            folder,
+            batches_of(rows),
+            context.recipe.data.max_length,
+            context.stoppable,
+            rows,
         )
 
     return write_exports(context.recipe.export.tables(), job, run / "export")
@@ -139,7 +146,7 @@ def export_folder(
     told = progress or Progress()
 
     def job(folder: Path) -> ExportJob:
-        return ExportJob(saved.model, compared, saved.task, folder, batches_of(rows), saved.max_length, told)
+        return ExportJob(saved.model, compared, saved.task, folder, batches_of(rows), saved.max_length, told, rows)
 
     return write_exports(plugins, job, out)
 

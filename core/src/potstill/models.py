@@ -190,7 +190,8 @@ def task_of(folder: Path) -> Task:
     architecture = (read_config(folder).get("architectures") or [""])[0]
     kind = None if card else task_with_head(architecture)
     if kind is not None:
-        config = config.model_copy(update={"kind": kind})
+        labels = list(_labels(read_config(folder)).values()) if task_class(kind).named else None
+        config = config.model_copy(update={"kind": kind, "labels": labels})
     elif task_class(config.kind).label_column and config.labels is None and (folder / "config.json").is_file():
         labels = list(_labels(read_config(folder)).values())
         single = len(labels) == 1 and not card

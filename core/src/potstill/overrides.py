@@ -131,7 +131,7 @@ def _override_table(recipe: Tree, head: str, rest: list[str], value: Any, where:
         raise RecipeError(f"{where}: '{head}' is a table; name a key in it, such as {head}.{TABLES[head][0]}.")
     table = _table(recipe.setdefault(head, {}), where)
     rest = rest[1:] if rest[0] == "options" and len(rest) > 1 else rest
-    free = head in ("teacher", "student") and table.get("plugin") is not None
+    free = head == "task" or (head in ("teacher", "student") and table.get("plugin") is not None)
     _check_key(rest[0], [*TABLES[head], *table.get("plugins", ())], f"{where}: [{head}]", free)
     _put(table, rest, value, where)
 

@@ -217,6 +217,8 @@ def json_schema(plugins: Mapping[str, type[BaseModel]] | None = None) -> dict[st
         definitions[name]["properties"].update(tables)
         definitions[name]["additionalProperties"] = {"type": "object", "description": "The options of a plugin."}
     _allow_options(definitions["ModelConfig"])
+    del definitions["TaskConfig"]["properties"]["options"]
+    definitions["TaskConfig"]["additionalProperties"] = {"description": "An option of the task."}
     recipe = definitions.pop("Recipe")
     top = {"$schema": "https://json-schema.org/draft/2020-12/schema", **recipe, "title": "potstill recipe"}
     without_null: dict[str, Any] = _without_null({**top, "$defs": definitions})

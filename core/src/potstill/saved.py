@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
+from datasets import Dataset
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from potstill.context import cache_folder, tokenized
 from potstill.data.examples import Examples, padded
-from potstill.data.source import open_source
+from potstill.data.shapes import read_cell
+from potstill.data.source import Source, open_source
 from potstill.data.table import TokenTable, record
 from potstill.errors import DataError, ModelError, UserError
 from potstill.evaluate import evaluate
@@ -45,14 +49,28 @@ class Saved:
         *,
         teacher: PreTrainedTokenizerBase | None = None,
         columns: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
     ) -> Examples:
         """Rows of a file, tokenized for this model (and a teacher); `columns` overrides what the model knows."""
         roles = {**self.columns, **(columns or {})}
         if not self.task.label_column:
             roles["label"] = None
-        source = open_source(spec, roles, root, None, "data", cache)
-        labels = self.task.targets(source.labels(), source.path)
+        source = open_source(spec, roles, root, None, "data", cache, self.task.shapes)
+        labels = self.task.read_labels(source, (progress or Progress()).note)
         return tokenized(source, self.task, self.model.tokenizer, teacher, self.max_length, labels, cache, Progress())
+
+    def asked(self, columns: dict[str, list[Any]]) -> Examples:
+        """Rows without labels, tokenized for this model.
+
+        Args:
+            columns: "text" and maybe "text_pair", as their shapes read them.
+        """
+        encoded = self.task.encode(columns, self.model.tokenizer, self.max_length)
+        table = TokenTable(pa.Table.from_batches([record(tuple(encoded), encoded)]))
+        source = Source(Dataset.from_dict(columns), "", "the texts")
+        labels = self.task.targets([None] * len(source), source.path)
+        pad = self.model.tokenizer.pad_token_id or 0
+        return Examples(table, None, labels, self.task, (pad, pad), source=source)
 
 
 def open_saved(folder: Path, max_length: int | None = None) -> Saved:
@@ -91,7 +109,7 @@ def evaluate_folder(
         columns: text, text_pair, label, where they differ from the training data's.
     """
     saved = open_saved(folder, max_length)
-    rows = saved.examples(data, data_root or Path.cwd(), cache_folder(), columns=columns)
+    rows = saved.examples(data, data_root or Path.cwd(), cache_folder(), columns=columns, progress=progress)
     if not saved.task.labelled(rows.labels):
         raise DataError(f"No row of '{data}' has a label, so there is nothing to measure the model by.")
     ranks = Ranks()
@@ -100,32 +118,52 @@ def evaluate_folder(
         return evaluate(module, rows, saved.task, ranks, batch_size=batch_size, bar=bar)
 
 
-def predict(folder: Path, texts: Iterable[str] | Path, *, batch_size: int = 64) -> Iterator[dict[str, Any]]:
-    """What a saved model says of texts (or of the rows of a data file), in their order."""
+def predict(
+    folder: Path, texts: Iterable[str | tuple[str, str]] | Path, *, batch_size: int = 64
+) -> Iterator[dict[str, Any]]:
+    """What a saved model says of texts, of pairs of them (or of the rows of a data file), in their order."""
     saved = open_saved(folder)
-    module = saved.model.module.eval()
+    module, pad = saved.model.module.eval(), saved.model.tokenizer.pad_token_id or 0
     for part in _parts(_rows(texts, saved), batch_size):
-        columns = {role: [row[role] for row in part] for role in part[0]}
-        encoded = saved.task.encode(columns, saved.model.tokenizer, saved.max_length)
-        table = TokenTable(pa.Table.from_batches([record(tuple(encoded), encoded)]))
-        inputs = padded(table, np.arange(len(part)), saved.model.tokenizer.pad_token_id or 0)
-        with torch.no_grad():
-            logits = saved.task.logits(module(**inputs)).float().numpy()
-        for row, told in zip(part, saved.task.decode(logits, inputs, saved.model.tokenizer), strict=True):
+        rows = saved.asked({role: [row[role] for row in part] for role in part[0]})
+        inputs = padded(rows.student, np.arange(len(rows)), pad)
+        logits = np.concatenate([_logits(saved.task, module, some) for some in _shares(inputs, batch_size)])
+        for row, told in zip(part, saved.task.decode(logits, inputs, saved.model.tokenizer, rows), strict=True):
             yield {**row, **told}
 
 
-def _rows(texts: Iterable[str] | Path, saved: Saved) -> Iterator[dict[str, str]]:
+def _shares(inputs: Mapping[str, Tensor], size: int) -> Iterator[dict[str, Tensor]]:
+    """A part's inputs again, so many rows at once: one long text may have become many."""
+    for start in range(0, len(inputs["input_ids"]), size):
+        yield {name: values[start : start + size] for name, values in inputs.items()}
+
+
+def _logits(task: Task, module: nn.Module, inputs: Mapping[str, Tensor]) -> npt.NDArray[Any]:
+    with torch.no_grad():
+        return task.logits(module(**inputs)).float().numpy()
+
+
+def _rows(texts: Iterable[str | tuple[str, str]] | Path, saved: Saved) -> Iterator[dict[str, Any]]:
+    shapes = saved.task.shapes
     if isinstance(texts, Path):
         columns = {role: name for role, name in saved.columns.items() if role != "label"}
-        dataset = open_source(str(texts), columns, Path.cwd(), None, "data", cache_folder()).dataset
+        dataset = open_source(str(texts), columns, Path.cwd(), None, "data", cache_folder(), shapes).dataset
         roles = [role for role in ("text", "text_pair") if role in dataset.column_names]
-        return ({role: row[role] for role in roles} for row in dataset)
-    if saved.columns["text_pair"]:
-        raise UserError("The model reads pairs of texts; name a data file with both columns.")
-    return ({"text": text} for text in texts)
+        yield from ({role: row[role] for role in roles} for row in dataset)
+        return
+    roles = ["text", "text_pair"] if saved.columns["text_pair"] else ["text"]
+    for number, given in enumerate(texts, 1):
+        row = dict(zip(("text", "text_pair"), (given,) if isinstance(given, str) else given, strict=False))
+        if list(row) != roles:
+            raise UserError(
+                "The model reads pairs of texts; give the second one too (--text-pair), or a file with both columns."
+                if len(roles) > 1
+                else "The model reads single texts, and a second one (--text-pair) is given; leave it out."
+            )
+        read = {role: read_cell(row, role, shapes[role], f"text {number}") for role in roles if role in shapes}
+        yield {**row, **read}
 
 
-def _parts(rows: Iterator[dict[str, str]], size: int) -> Iterator[list[dict[str, str]]]:
+def _parts(rows: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
     while part := list(islice(rows, size)):
         yield part

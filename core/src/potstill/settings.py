@@ -44,7 +44,7 @@ class Settings(BaseModel):
 
 
 class TaskConfig(Settings):
-    """`[task]`: what the models learn to do."""
+    """`[task]`: what the models learn to do. Keys that are none of this table's are options of the task."""
 
     kind: str = "text-classification"
     """The kind of task, such as "text-classification" or "regression"."""
@@ -52,6 +52,17 @@ class TaskConfig(Settings):
     """What decides which student is best; the task's own choice where it is left out."""
     labels: Annotated[list[str], Strict(False)] | str | None = None
     """The labels' names in order, or a file with one name a line; found in the training data where it is left out."""
+    options: Table = Field(default_factory=dict)
+    """The task's own options; written straight into the table."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_options(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(data.get("options", {}), dict):
+            return data
+        own = {key: value for key, value in data.items() if key in cls.model_fields}
+        others = {key: value for key, value in data.items() if key not in own}
+        return {**own, "options": {**own.get("options", {}), **others}}
 
 
 class CorpusConfig(Settings):
@@ -82,11 +93,11 @@ class DataConfig(Settings):
     test: str | None = None
     """Rows that are only looked at when a stage is finished."""
     text: Annotated[str, Field(min_length=1)] = "text"
-    """The column with the text."""
+    """The column with the text, the words or the question."""
     text_pair: str | None = None
-    """The column with the second text, for pairs."""
+    """The column with the second text, for pairs; with the context of a question."""
     label: str | None = "label"
-    """The column with the label; "" where there is none."""
+    """The column with the label, the tags or the answers; "" where there is none."""
     max_length: Positive = 128
     """Texts are cut to this number of tokens."""
     train_rows: Positive | None = None

@@ -72,7 +72,7 @@ class Stage:
         self.exit = ExitStack()
         self.modules: dict[str, nn.Module] = {}
         self.explained: dict[str, dict[str, Any]] = {}
-        self.units: list[Unit] = list(UNITS)
+        self.units: list[Unit] = [*UNITS, *self.task.units]
         self.transforms: list[Transform] = []
         self.total_updates = self.updates_per_epoch = 0
         self._slots = Slots(plan.name)

@@ -30,7 +30,7 @@ from potstill.stage import Stage, count_hooks
 from potstill.stagemodels import MODULES
 
 _TOLD = ("accuracy", "macro_f1", "pearson", "perplexity", "loss")
-"""The metrics that a stage's last line names."""
+"""The metrics that a stage's last line names, beside the one that decides."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _train(context: Context, plan: StagePlan, folder: Path, key: str) -> None:
             "bytes": sum(file.stat().st_size for file in (folder / "best").glob("*.safetensors")),
         }
         write_json(folder / "result.json", facts)
-        context.progress.note(f"{plan.name}: {_sentence(facts)}")
+        context.progress.note(f"{plan.name}: {_sentence(facts, stage.task.metric)}")
     context.ranks.wait()
 
 
@@ -181,9 +181,9 @@ def _teacher_scores(stage: Stage) -> dict[str, float] | None:
     return scores_of(known, rows, stage.task)
 
 
-def _sentence(facts: Mapping[str, Any]) -> str:
+def _sentence(facts: Mapping[str, Any], metric: str) -> str:
     metrics = facts["metrics"] or {}
-    told = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name in _TOLD)
+    told = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name in (*_TOLD, metric))
     return f"{told or 'done'} after {facts['updates']} updates in {facts['seconds']:.0f} s."
 
 

@@ -57,13 +57,15 @@ def run(folder: str | None, fresh: bool, quiet: bool, as_json: bool, **options: 
 
 def _show(result: Result, recipe: Recipe, as_json: bool) -> None:
     from potstill.report.table import columns_of, headline, model_rows, print_table
+    from potstill.tasks import task_class
 
     folder = Path(result.folder)
     rows = model_rows(folder)
     if as_json:
         say_json({"folder": folder, "model": result.model, "metrics": result.metrics, "rows": rows})
         return
-    print_table(rows, columns=columns_of(rows, headline(recipe.task.metric)))
+    metric = recipe.task.metric or task_class(recipe.task.kind).default_metric
+    print_table(rows, columns=columns_of(rows, headline(metric)))
     click.echo(f"model   {result.model}")
     report = folder / "report.html"
     click.echo(f"report  {report}" if report.is_file() else f"folder  {folder}")

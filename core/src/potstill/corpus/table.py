@@ -43,6 +43,7 @@ class CorpusTable:
         self._begins = np.cumsum([0, *map(len, parts)], dtype=np.int64)
         firsts = [n for n, shard in enumerate(shards) if n == 0 or shard.unit.path != shards[n - 1].unit.path]
         self.files = np.minimum(self._begins[[*firsts, len(shards)]], len(self.lengths))
+        self.origin: npt.NDArray[np.int64] | None = None
         self._mapped: dict[int, _Mapped] = {}
         self._zeros = np.zeros(int(self.lengths.max(initial=0)), np.int8)
 
@@ -57,6 +58,10 @@ class CorpusTable:
         if len(self.names) == 1:
             return {"input_ids": ids}
         return {"input_ids": ids, "token_type_ids": [self._zeros[: len(row)] for row in ids]}
+
+    def marks(self, indices: npt.NDArray[np.int64], *names: str) -> list[list[npt.NDArray[Any]]]:
+        """None: a corpus is tokens alone."""
+        return []
 
     def counts(self, size: int) -> npt.NDArray[np.int64]:
         """[size], how often each token occurs; of whole shards as they were counted when they were made."""

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Value
 
+from potstill.data.shapes import PLAIN, Shapes, beside, names_in
 from potstill.errors import DataError, did_you_mean
 
 Columns = Mapping[str, str]
@@ -33,22 +34,30 @@ def check_columns(columns: Columns, there: Sequence[str], where: str) -> None:
             )
 
 
-def by_role(dataset: Dataset, columns: Columns, where: str) -> Dataset:
-    """The columns that have a role, renamed to it; the others are left out.
+def by_role(dataset: Dataset, columns: Columns, where: str, shapes: Shapes = PLAIN) -> Dataset:
+    """The columns that have a role, renamed to it, and those beside them that their shapes look at; no others.
 
     Raises: DataError where a column is missing.
     """
     check_columns(columns, dataset.column_names, where)
-    kept = dataset.select_columns(list(columns.values()))
+    kept = dataset.select_columns([*columns.values(), *beside_of(columns, shapes, dataset.column_names)])
     return kept.rename_columns({name: role for role, name in columns.items()})
 
 
-def as_text(dataset: Dataset, columns: Columns, where: str) -> Dataset:
+def beside_of(columns: Columns, shapes: Shapes, there: Sequence[str]) -> list[str]:
+    """The columns that are there and that shapes look at, beside those that have a role."""
+    asked = beside({role: shape for role, shape in shapes.items() if role in columns})
+    return [name for name in asked if name in there and name not in columns.values()]
+
+
+def as_text(dataset: Dataset, columns: Columns, where: str, shapes: Shapes = PLAIN) -> Dataset:
     """The data set with text columns that are text: a column of numbers alone is written as text.
+
+    Columns that have a shape of their own stay as they are.
 
     Raises: DataError, naming the first row whose text is missing or something else.
     """
-    for role in (role for role in TEXTS if role in dataset.column_names):
+    for role in (role for role in TEXTS if role in dataset.column_names and role not in shapes):
         kind = dataset.features[role].dtype if isinstance(dataset.features[role], Value) else ""
         if kind.startswith(_NUMBERS):
             dataset = _cast(dataset, role)
@@ -61,8 +70,15 @@ def as_text(dataset: Dataset, columns: Columns, where: str) -> Dataset:
 
 
 def named_labels(dataset: Dataset) -> tuple[tuple[str, ...] | None, Dataset]:
-    """The names of a `ClassLabel` column and the data set with names for its numbers; (None, as it was) without one."""
+    """The names of a `ClassLabel` column and the data set with names for its numbers; (None, as it was) without one.
+
+    The column may hold lists of `ClassLabel`.
+    """
     feature = dataset.features.get("label")
+    if (listed := names_in(feature)) is not None:
+        rows = [None if row is None else [listed[number] for number in row] for row in _values(dataset, "label")]
+        kind = pa.list_(pa.string())
+        return tuple(listed), dataset.remove_columns("label").add_column("label", pa.array(rows, type=kind))
     if not isinstance(feature, ClassLabel):
         return None, dataset
     names = tuple(feature.names)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 import potstill
-from potstill.data.table import CHUNK, TokenTable, record, schema
+from potstill.data.table import CHUNK, ORIGIN, TokenTable, record, schema
 from potstill.errors import DataError
 from potstill.files import file_hash, new_folder, read_json, text_hash, write_json
 
@@ -20,14 +20,17 @@ if TYPE_CHECKING:
     from potstill.progress import Progress
     from potstill.tasks import Task
 
+Encoded = dict[str, list[Any]]
+"""By name of an input or a mark, a list of numbers a row; "origin" is one number a row."""
 _TABLE, _MANIFEST = "tokens.arrow", "manifest.json"
 
 
 def encode(source: Source, task: Task, tokenizer: Any, max_length: int, cache: Path, progress: Progress) -> TokenTable:
     """Every row's tokens, memory-mapped from the cache, which is filled first where it does not hold them.
 
-    An entry is a folder below `cache`, named by a hash of the rows, the tokenizer, `max_length`, the task and
-    potstill's version. It appears whole or not at all; a damaged one is noticed by its hash and made again.
+    An entry is a folder below `cache`, named by a hash of the rows, the tokenizer, `max_length`, the task, what the
+    task says decides its tokens, and potstill's version. It appears whole or not at all; a damaged one is noticed by
+    its hash and made again.
 
     Raises: DataError where `max_length` leaves no room for text.
     """
@@ -50,7 +53,7 @@ def encode(source: Source, task: Task, tokenizer: Any, max_length: int, cache: P
     return TokenTable.open(folder / _TABLE, folder.name)
 
 
-def tokenize(texts: list[str], pairs: list[str] | None, tokenizer: Any, max_length: int) -> dict[str, list[list[int]]]:
+def tokenize(texts: list[str], pairs: list[str] | None, tokenizer: Any, max_length: int) -> Encoded:
     """ "input_ids" of each text or pair and, where the tokenizer gives them, "token_type_ids"; nothing is padded.
 
     Of a pair that is too long the longer text is cut, token by token. A text that has no token at all becomes one
@@ -65,20 +68,24 @@ def tokenize(texts: list[str], pairs: list[str] | None, tokenizer: Any, max_leng
         )
     if not texts:
         return {"input_ids": [], **({"token_type_ids": []} if _has_types(tokenizer) else {})}
+    columns, _ = called(tokenizer, texts, pairs, truncation="longest_first", max_length=max_length)
+    _fill_empty(columns, tokenizer)
+    return columns
+
+
+def called(tokenizer: Any, texts: list[str], pairs: list[str] | None, **options: Any) -> tuple[Encoded, Any]:
+    """The inputs that a tokenizer makes of texts, and all that it gives; its own settings stay as they were."""
     with _settings_kept(tokenizer):
         encoded = tokenizer(
             texts,
             pairs,
-            truncation="longest_first",
-            max_length=max_length,
             padding=False,
             return_attention_mask=False,
             return_token_type_ids=_has_types(tokenizer),
             verbose=False,
+            **options,
         )
-    columns = {name: encoded[name] for name in ("input_ids", "token_type_ids") if name in encoded}
-    _fill_empty(columns, tokenizer)
-    return columns
+    return {name: encoded[name] for name in ("input_ids", "token_type_ids") if name in encoded}, encoded
 
 
 def tokenizer_key(tokenizer: Any) -> str:
@@ -122,7 +129,7 @@ def _settings_kept(tokenizer: Any) -> Iterator[None]:
 
 
 def _key(source: Source, task: Task, tokenizer: Any, max_length: int) -> str:
-    facts = [potstill.__version__, source.fingerprint, task.name, tokenizer_key(tokenizer), max_length]
+    facts = [potstill.__version__, source.fingerprint, task.name, tokenizer_key(tokenizer), max_length, task.tokens_key]
     return text_hash(json.dumps(facts))[:32]
 
 
@@ -138,15 +145,18 @@ def _opened(folder: Path, rows: int) -> TokenTable | None:
 
 
 def _write(path: Path, source: Source, task: Task, tokenizer: Any, max_length: int, progress: Progress) -> None:
-    names = ("input_ids", "token_type_ids") if _has_types(tokenizer) else ("input_ids",)
     texts = [name for name in ("text", "text_pair") if name in source.dataset.column_names]
     dataset = source.dataset.select_columns(texts)
-    with (
-        progress.bar(f"tokens of {source.path}", len(source)) as bar,
-        pa.OSFile(str(path), "wb") as sink,
-        pa.ipc.new_file(sink, schema(names)) as writer,
-    ):
+    with progress.bar(f"tokens of {source.path}", len(source)) as bar, ExitStack() as open_files:
+        out: pa.RecordBatchFileWriter | None = None
         for start in range(0, len(dataset), CHUNK):
-            columns = task.encode(dataset[start : start + CHUNK], tokenizer, max_length)
-            writer.write_batch(record(names, columns))
-            bar.advance(len(columns["input_ids"]))
+            rows = dataset[start : start + CHUNK]
+            columns = task.encode(rows, tokenizer, max_length)
+            if ORIGIN in columns:
+                columns[ORIGIN] = [start + row for row in columns[ORIGIN]]
+            if out is None:
+                names = tuple(columns)
+                sink = open_files.enter_context(pa.OSFile(str(path), "wb"))
+                out = open_files.enter_context(pa.ipc.new_file(sink, schema(names)))
+            out.write_batch(record(names, columns))
+            bar.advance(len(rows[texts[0]]))

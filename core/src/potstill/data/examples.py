@@ -17,6 +17,7 @@ from potstill.errors import DataError
 
 if TYPE_CHECKING:
     from potstill.collate import Masked
+    from potstill.data.source import Source
     from potstill.data.table import Tokens
     from potstill.tasks import Task
 
@@ -27,13 +28,16 @@ Targets = npt.NDArray[Any] | list[Any]
 class Examples:
     """Rows that student and teacher read, each through its own tokenizer.
 
+    A row is one of the tables of tokens; where a task makes several of one row of the data, `origin` tells which.
+
     Args:
         student: the student's tokens.
         teacher: the teacher's tokens of the same rows; None where it shares the student's.
-        labels: a label a row.
-        task: makes the batch's labels.
+        labels: a label a row of the data.
+        task: makes labels of the tokens' rows of them, and of these a batch's.
         pads: the id that pads the student's rows, and the teacher's.
         masking: what makes labels of the tokens when a model is measured on the rows (`Task.masking`).
+        source: the rows of the data, for tasks that score with a look at them.
         files: [files + 1], where the rows of each file begin, and the end, where they are to be read file by file.
     """
 
@@ -45,8 +49,12 @@ class Examples:
         task: Task,
         pads: tuple[int, int],
         masking: Masked | None = None,
+        source: Source | None = None,
         files: npt.NDArray[np.int64] | None = None,
     ) -> None:
+        self.targets, self.source = labels, source
+        """A label a row of the data, and these rows."""
+        labels = task.align(labels, student)
         _check_aligned(len(student), len(labels), "labels")
         if teacher is not None:
             _check_aligned(len(student), len(teacher), "rows of the teacher")
@@ -69,13 +77,26 @@ class Examples:
         """A hash of the teacher's tokens."""
         return (self.student if self.teacher is None else self.teacher).key
 
+    @property
+    def origin(self) -> npt.NDArray[np.int64]:
+        """[rows] the row of the data that each one was made of."""
+        return np.arange(len(self)) if self.student.origin is None else self.student.origin
+
     def batch(self, indices: npt.ArrayLike) -> Batch:
         """Rows as a CPU batch of int64 tensors, padded to the longest of them; no rows make a batch of 0 rows."""
         rows = np.asarray(indices, dtype=np.int64)
         student = padded(self.student, rows, self.pads[0])
         teacher = student if self.teacher is None else padded(self.teacher, rows, self.pads[1])
-        labels = self.task.collate_labels(_taken(self.labels, rows), student["input_ids"].shape[1])
-        return Batch(student, teacher, labels, torch.from_numpy(rows))
+        width = student["input_ids"].shape[1]
+        labels = self.task.collate_labels(_taken(self.labels, rows), width)
+        return Batch(student, teacher, labels, torch.from_numpy(rows), valid=self._valid(rows, width))
+
+    def _valid(self, rows: npt.NDArray[np.int64], width: int) -> Tensor | None:
+        """[rows, width], where the task's first mark is not negative; None where it keeps none."""
+        if not self.task.marks:
+            return None
+        [values] = self.student.marks(rows, self.task.marks[0])
+        return _scattered(values, np.arange(width) < self.student.lengths[rows][:, None], -1) >= 0
 
     def asked(self, indices: npt.ArrayLike) -> Batch:
         """Rows as a model is measured on them: where the task masks, by each row alone, every time the same."""

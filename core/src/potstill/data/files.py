@@ -6,7 +6,7 @@ import codecs
 import csv
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,69 +15,83 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features, Value
 from datasets.data_files import DataFilesDict, DataFilesList
 
-from potstill.data.columns import Columns, by_role, check_columns, values_of, with_labels
+from potstill.data.columns import Columns, beside_of, by_role, check_columns, values_of, with_labels
+from potstill.data.conll import check_conll, conll_rows
 from potstill.data.jsonarray import elements, not_json
+from potstill.data.shapes import PLAIN, Shapes, read_cell
+from potstill.data.squad import squad_rows
 from potstill.errors import DataError
 from potstill.places import first_line
 
+Row = dict[str, Any]
+"""One row by role."""
 _LAYOUT = 1
 """Part of the key of `datasets`' cache; to be raised when the readers below read differently."""
 
 
-def read(paths: Sequence[Path], columns: Columns, where: str, cache: str | None) -> Dataset:
+def read(paths: Sequence[Path], columns: Columns, where: str, cache: str | None, shapes: Shapes = PLAIN) -> Dataset:
     """The files' rows, one file after the other, with one column a role.
 
     CSV and TSV columns are text whatever they look like; quotes have a meaning in CSV and none in TSV. Labels of JSON
-    keep their type.
+    keep their type. A .txt file has a text a line, or, where words have tags, is read as .conll is.
 
     Args:
         paths: files of one format.
         where: how errors name the data as a whole.
         cache: the folder of `datasets`' cache; None for its own default.
+        shapes: how the columns are read that are not text or one label, by role.
 
     Raises: DataError, naming file and line, for what cannot be read.
     """
     kind = paths[0].suffix.lower().removeprefix(".")
+    shapes = {role: shape for role, shape in shapes.items() if role in columns}
     if kind == "parquet":
-        return _parquet(paths, columns, where, cache)
+        return _parquet(paths, columns, where, cache, shapes)
+    if kind == "txt" and shapes.keys() >= {"text", "label"}:
+        kind = "conll"
+    if kind == "conll":
+        check_conll(columns, shapes, paths[0])
     if kind == "txt":
         columns = _text_only(columns, paths[0])
+        shapes = {role: shape for role, shape in shapes.items() if role in columns}
     digests = tuple(_checked_digest(path) for path in paths)
     dataset = Dataset.from_generator(
         rows_of,
-        features=Features({role: Value("string") for role in columns}),
+        features=Features({role: shapes[role].feature if role in shapes else Value("string") for role in columns}),
         cache_dir=cache,
         gen_kwargs={
             "paths": tuple(map(str, paths)),  # no lists here: `datasets` would take them for shards
             "columns": dict(columns),
+            "shapes": dict(shapes),
             "kind": kind,
             "key": (_LAYOUT, *digests),
         },
     )
-    return _typed_labels(dataset) if kind in ("json", "jsonl") and "label" in columns else dataset
+    typed = kind in ("json", "jsonl") and "label" in columns and "label" not in shapes
+    return _typed_labels(dataset) if typed else dataset
 
 
-def rows_of(paths: Sequence[str], columns: Columns, kind: str, key: object) -> Iterator[dict[str, str | None]]:
-    """The rows of text files by role; labels of JSON are JSON. `key` is for the cache alone."""
+def rows_of(paths: Sequence[str], columns: Columns, shapes: Shapes, kind: str, key: object) -> Iterator[Row]:
+    """The rows of text files by role; labels of JSON without a shape are JSON. `key` is for the cache alone."""
     row = None
     for path in paths:
-        for row in READERS[kind](Path(path), columns):
+        for row in READERS[kind](Path(path), columns, shapes):
             yield row
     if row is None:
         raise DataError(f"{paths[0]} holds no rows.")  # here, since `datasets` cannot make a data set without rows
 
 
-def _csv(path: Path, columns: Columns) -> Iterator[dict[str, str | None]]:
+def _csv(path: Path, columns: Columns, shapes: Shapes) -> Iterator[Row]:
     csv.field_size_limit(2**31 - 1)  # the default refuses long articles
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
         try:
-            yield from _table(reader, lambda: reader.line_num, columns, path)
+            yield from _table(reader, lambda: reader.line_num, columns, shapes, path)
         except csv.Error as problem:
             raise DataError(f"{path}, line {reader.line_num}: this is not valid CSV: {problem}.") from None
 
 
-def _tsv(path: Path, columns: Columns) -> Iterator[dict[str, str | None]]:
+def _tsv(path: Path, columns: Columns, shapes: Shapes) -> Iterator[Row]:
     line = 0
 
     def cells() -> Iterator[list[str]]:
@@ -88,12 +102,12 @@ def _tsv(path: Path, columns: Columns) -> Iterator[dict[str, str | None]]:
             yield text.split("\t") if text else []
 
     with path.open(encoding="utf-8-sig", newline="\n") as file:
-        yield from _table(cells(), lambda: line, columns, path)
+        yield from _table(cells(), lambda: line, columns, shapes, path)
 
 
 def _table(
-    rows: Iterator[list[str]], line: Callable[[], int], columns: Columns, path: Path
-) -> Iterator[dict[str, str | None]]:
+    rows: Iterator[list[str]], line: Callable[[], int], columns: Columns, shapes: Shapes, path: Path
+) -> Iterator[Row]:
     header = next(rows, [])
     check_columns(columns, header, str(path))
     places = {role: header.index(name) for role, name in columns.items()}
@@ -104,26 +118,37 @@ def _table(
             raise DataError(
                 f"{path}, line {line()}: there are {len(cells)} columns and the header names {len(header)}."
             )
-        yield {role: cells[place] for role, place in places.items()}
+        found: Row = {role: cells[place] for role, place in places.items()}
+        yield found | _read(dict(zip(header, cells, strict=True)), columns, shapes, f"{path}, line {line()}")
 
 
-def _txt(path: Path, columns: Columns) -> Iterator[dict[str, str | None]]:
+def _txt(path: Path, columns: Columns, shapes: Shapes) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig") as file:
-        for line in file:
+        for number, line in enumerate(file, 1):
             if line.strip():
-                yield {"text": line.removesuffix("\n")}
+                text = line.removesuffix("\n")
+                yield {"text": text} | _read({columns["text"]: text}, columns, shapes, f"{path}, line {number}")
 
 
-def _json(path: Path, columns: Columns) -> Iterator[dict[str, str | None]]:
-    texts = {role: _Texts(path, name) for role, name in columns.items() if role != "label"}
+def _read(row: Mapping[str, Any], columns: Columns, shapes: Shapes, place: str) -> Row:
+    return {role: read_cell(row, columns[role], shape, place) for role, shape in shapes.items()}
+
+
+def _json(path: Path, columns: Columns, shapes: Shapes) -> Iterator[Row]:
+    texts = {role: _Texts(path, name) for role, name in columns.items() if role != "label" and role not in shapes}
     seen: dict[str, None] = {}
-    for place, row in _objects(path):
+    for place, row in squad_rows(path) or _objects(path):
         seen.update(dict.fromkeys(row))
-        if "label" in columns and not isinstance(row.get(columns["label"]), str | int | float | None):
+        plain = "label" in columns and "label" not in shapes
+        if plain and not isinstance(row.get(columns["label"]), str | int | float | None):
             raise DataError(f"{path}, {place}: the label {row[columns['label']]!r} is neither text nor a number.")
-        found: dict[str, str | None] = {}
+        found: Row = {}
         for role, name in columns.items():
-            if role == "label":
+            if role in shapes and role != "label":
+                check_columns({role: name}, list(row), f"{path}, {place},")
+            if role in shapes:
+                found[role] = read_cell(row, name, shapes[role], f"{path}, {place}")
+            elif role == "label":
                 found[role] = None if row.get(name) is None else json.dumps(row[name])
             else:
                 if name not in row:
@@ -182,7 +207,7 @@ class _Texts:
         return str(value)
 
 
-READERS = {"csv": _csv, "tsv": _tsv, "txt": _txt, "json": _json, "jsonl": _json}
+READERS = {"csv": _csv, "tsv": _tsv, "txt": _txt, "json": _json, "jsonl": _json, "conll": conll_rows}
 SUFFIXES = (*(f".{kind}" for kind in READERS), ".parquet")
 
 
@@ -206,12 +231,14 @@ def _text_only(columns: Columns, path: Path) -> Columns:
     return {"text": columns["text"]}
 
 
-def _parquet(paths: Sequence[Path], columns: Columns, where: str, cache: str | None) -> Dataset:
-    digests = []
+def _parquet(paths: Sequence[Path], columns: Columns, where: str, cache: str | None, shapes: Shapes) -> Dataset:
+    digests, wanted = [], list(columns.values())
     for path in paths:
         try:
             file = pq.read_metadata(path)
-            check_columns(columns, file.schema.to_arrow_schema().names, str(path))
+            there = file.schema.to_arrow_schema().names
+            check_columns(columns, there, str(path))
+            wanted = [*columns.values(), *beside_of(columns, shapes, there)]
         except pa.ArrowException as problem:
             raise DataError(f"{path} is not a readable Parquet file: {first_line(problem)}.") from None
         if not file.num_rows:
@@ -219,8 +246,8 @@ def _parquet(paths: Sequence[Path], columns: Columns, where: str, cache: str | N
         digests.append((_digest(path),))
     # Named by content, not by the time of change, which a copy may keep.
     files = DataFilesDict({"train": DataFilesList([str(path) for path in paths], digests)})
-    dataset = Dataset.from_parquet(files, split="train", cache_dir=cache, columns=list(columns.values()))
-    return by_role(dataset, columns, where)
+    dataset = Dataset.from_parquet(files, split="train", cache_dir=cache, columns=wanted)
+    return by_role(dataset, columns, where, shapes)
 
 
 def _digest(path: Path) -> str:

@@ -20,6 +20,7 @@ from huggingface_hub import HfApi, is_offline_mode
 
 from potstill.data.columns import Columns, as_text, by_role, named_labels, values_of
 from potstill.data.files import SUFFIXES, read
+from potstill.data.shapes import PLAIN, Shapes, shaped
 from potstill.disk import refusal
 from potstill.errors import DataError, did_you_mean
 
@@ -32,7 +33,7 @@ class Source:
     """Rows with their columns named by role.
 
     Attributes:
-        dataset: columns "text" and, where asked for, "text_pair" and "label".
+        dataset: columns "text" and, where asked for, "text_pair" and "label", as their shapes read them.
         fingerprint: a hash of all rows and of the roles.
         path: how errors name the data, such as "data.train = 'a.csv'".
         label_names: the classes' names in their order, where the label column itself has them (`ClassLabel`); the
@@ -61,19 +62,21 @@ def open_source(
     rows: int | None = None,
     where: str = "data",
     cache: Path | None = None,
+    shapes: Shapes = PLAIN,
 ) -> Source:
     """The rows that a recipe's `data.train`, `data.validation` or `data.test` names.
 
     Args:
-        spec: a .csv, .tsv, .json, .jsonl, .parquet or .txt file; a folder of such files or of `save_to_disk`; a hub id
-            ("ag_news", "nyu-mll/glue:sst2"); folder and hub id may end in "::split". Or a `datasets.Dataset`.
+        spec: a .csv, .tsv, .json, .jsonl, .parquet, .txt or .conll file; a folder of such files or of `save_to_disk`;
+            a hub id ("ag_news", "nyu-mll/glue:sst2"); folder and hub id may end in "::split". Or a `datasets.Dataset`.
         columns: column names by role ("text", "text_pair", "label"); None or "" where a role is not there.
         root: the folder that paths are relative to.
         rows: only the first so many.
         where: the recipe's key, for errors.
         cache: folder for `datasets`' cache; its own default where None.
+        shapes: how the columns are read that are not text or one label, by role.
 
-    Raises: DataError for whatever is missing, empty, or not text.
+    Raises: DataError for whatever is missing, empty, or not what it should be.
     """
     wanted = {role: name for role, name in columns.items() if name}
     path = f"{where} = '{spec}'" if isinstance(spec, str) else f"{where} (a data set in memory)"
@@ -81,56 +84,59 @@ def open_source(
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"{path}: the column '{twice}' is named for two roles; each role needs a column of its own.")
-    dataset = find_rows(spec, wanted, root, path, cache)
+    dataset = find_rows(spec, wanted, root, path, cache, shapes)
     with _quiet(), _told(path, _kept(cache)):
         if rows is not None:
             dataset = dataset.select(range(min(rows, len(dataset))))
         if not len(dataset):
             raise DataError(f"{path} holds no rows.")
-        dataset = as_text(dataset, wanted, path)
+        dataset = as_text(dataset, wanted, path, shapes)
         label_names, dataset = named_labels(dataset)
+        dataset = shaped(dataset, wanted, shapes, path)
         return Source(dataset, fingerprint(dataset), path, label_names)
 
 
-def find_rows(spec: Any, columns: Columns, root: Path, where: str, cache: Path | None) -> Dataset:
+def find_rows(
+    spec: Any, columns: Columns, root: Path, where: str, cache: Path | None, shapes: Shapes = PLAIN
+) -> Dataset:
     """The rows that a recipe names, as they are, their columns named by role; arguments as for `open_source`.
 
     Raises: DataError for what is missing or cannot be read.
     """
     kept = _kept(cache)
     with _quiet(), _told(where, kept):
-        return _found(spec, columns, root, where, None if kept is None else str(kept))
+        return _found(spec, columns, root, where, None if kept is None else str(kept), shapes)
 
 
 def _kept(cache: Path | None) -> Path | None:
     return None if cache is None else cache / "datasets"
 
 
-def _found(spec: Any, columns: Columns, root: Path, where: str, cache: str | None) -> Dataset:
+def _found(spec: Any, columns: Columns, root: Path, where: str, cache: str | None, shapes: Shapes) -> Dataset:
     """The rows of whatever `spec` names, by role."""
     if isinstance(spec, Dataset):
-        return by_role(spec.with_format(None), columns, where)
+        return by_role(spec.with_format(None), columns, where, shapes)
     if not isinstance(spec, str):
         raise DataError(f"{where} is a {type(spec).__name__}; give a path, a hub id or one datasets.Dataset.")
     name, _, split = spec.partition("::")
     path = root / Path(name).expanduser()
     if path.is_dir():
-        return _folder(path, split, columns, where, cache)
+        return _folder(path, split, columns, where, cache, shapes)
     if path.is_file():
         if path.suffix.lower() not in SUFFIXES:
             raise DataError(f"{where} ends in '{path.suffix}'; files may end in {', '.join(SUFFIXES)}.")
         if split:
             raise DataError(f"{where}: a file has no splits; leave out '::{split}'.")
-        return read([path], columns, where, cache)
+        return read([path], columns, where, cache, shapes)
     if path.suffix.lower() in SUFFIXES or Path(name).is_absolute() or name.startswith((".", "~")):
         beside = [other.name for other in path.parent.glob("*")] if path.parent.is_dir() else []
         raise DataError(f"{where}: there is no file or folder {path}.{did_you_mean(path.name, beside)}")
-    return by_role(_hub(name, split, root, where, cache), columns, where)
+    return by_role(_hub(name, split, root, where, cache), columns, where, shapes)
 
 
-def _folder(path: Path, split: str, columns: Columns, where: str, cache: str | None) -> Dataset:
+def _folder(path: Path, split: str, columns: Columns, where: str, cache: str | None, shapes: Shapes) -> Dataset:
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-        return by_role(_one_split(datasets.load_from_disk(str(path)), split, where), columns, where)
+        return by_role(_one_split(datasets.load_from_disk(str(path)), split, where), columns, where, shapes)
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
     if not files:
         raise DataError(f"{where}: the folder {path} holds no data file; data files end in {', '.join(SUFFIXES)}.")
@@ -145,7 +151,7 @@ def _folder(path: Path, split: str, columns: Columns, where: str, cache: str | N
             f"{where}: the folder holds {', '.join(file.name for file in files)}, which are not parts of one data set; "
             "name one of the files, or a split as in 'folder::train'."
         )
-    return read(files, columns, where, cache)
+    return read(files, columns, where, cache, shapes)
 
 
 def _hub(name: str, split: str, root: Path, where: str, cache: str | None) -> Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,11 +11,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 CHUNK = 4096
-"""Rows a record batch; every one but the last of a file holds exactly that many."""
+"""Rows of the data that become one record batch."""
 
 SCHEMA_TYPES = {"input_ids": pa.int32(), "token_type_ids": pa.int8()}
-
-
+"""What a model reads. Other columns are marks: a number beside each token."""
+ORIGIN = "origin"
+"""The column that tells of each row which row of the data it was made of, where these are not one to one."""
 _TOGETHER = 65_536
 """Rows that are counted at once."""
 
@@ -25,11 +27,13 @@ class Tokens(Protocol):
     Attributes:
         names: the inputs, "input_ids" first.
         lengths: [rows] int32, tokens a row.
+        origin: [rows] int64, the row of the data that each one was made of; None where they are the data's own.
         key: a hash of rows, tokenizer and length.
     """
 
     names: tuple[str, ...]
     lengths: npt.NDArray[np.int32]
+    origin: npt.NDArray[np.int64] | None
     key: str
 
     def __len__(self) -> int: ...
@@ -37,26 +41,33 @@ class Tokens(Protocol):
     def rows(self, indices: npt.NDArray[np.int64]) -> dict[str, list[npt.NDArray[Any]]]:
         """By input name, one array of [tokens] a row; read-only."""
 
+    def marks(self, indices: npt.NDArray[np.int64], *names: str) -> list[list[npt.NDArray[Any]]]:
+        """For each name of a mark, one array of [tokens] a row, as `rows`."""
+
     def counts(self, size: int) -> npt.NDArray[np.int64]:
         """[size], how often each of the first `size` tokens occurs."""
 
 
 class TokenTable:
-    """Token ids of every row, and token types where the tokenizer gives them.
+    """Token ids of every row, token types where the tokenizer gives them, and what a task keeps beside each token.
 
     Attributes:
         names: the inputs, "input_ids" first.
         lengths: [rows] int32, tokens a row.
+        origin: [rows] int64, the row of the data that each one was made of; None where they are the data's own.
         key: a hash of rows, tokenizer and length.
     """
 
     def __init__(self, table: pa.Table, key: str = "") -> None:
         self.key = key
-        self.names: tuple[str, ...] = tuple(table.column_names)
+        self.names: tuple[str, ...] = tuple(name for name in table.column_names if name in SCHEMA_TYPES)
         self._table = table  # keeps the mapping alive
-        self._chunk = max(table.column(0).chunk(0).__len__(), 1) if table.num_rows else 1
+        self._bounds = np.cumsum([len(part) for part in table.column("input_ids").chunks])
         self._starts, self.lengths = _extents(table.column("input_ids"))
-        self._values = {name: [_values(part) for part in table.column(name).chunks] for name in self.names}
+        self._values = {
+            name: [_values(part) for part in table.column(name).chunks] for name in table.column_names if name != ORIGIN
+        }
+        self.origin = table.column(ORIGIN).to_numpy() if ORIGIN in table.column_names else None
 
     @classmethod
     def open(cls, path: Path, key: str = "") -> TokenTable:
@@ -72,12 +83,18 @@ class TokenTable:
 
     def rows(self, indices: npt.NDArray[np.int64]) -> dict[str, list[npt.NDArray[Any]]]:
         """By input name, one array of [tokens] a row: read-only views of the mapped file."""
+        return self._taken(indices, self.names)
+
+    def marks(self, indices: npt.NDArray[np.int64], *names: str) -> list[list[npt.NDArray[Any]]]:
+        """For each name of a mark, one array of [tokens] a row, as `rows`."""
+        return list(self._taken(indices, names).values())
+
+    def _taken(self, indices: npt.NDArray[np.int64], names: tuple[str, ...]) -> dict[str, list[npt.NDArray[Any]]]:
         starts = self._starts[indices]
         ends = (starts + self.lengths[indices]).tolist()
-        chunks, begins = (indices // self._chunk).tolist(), starts.tolist()
+        chunks, begins = np.searchsorted(self._bounds, indices, side="right").tolist(), starts.tolist()
         return {
-            name: [values[c][s:e] for c, s, e in zip(chunks, begins, ends, strict=True)]
-            for name, values in self._values.items()
+            name: [self._values[name][c][s:e] for c, s, e in zip(chunks, begins, ends, strict=True)] for name in names
         }
 
     def counts(self, size: int) -> npt.NDArray[np.int64]:
@@ -95,14 +112,17 @@ def count_tokens(table: Tokens, size: int, begin: int = 0) -> npt.NDArray[np.int
 
 
 def schema(names: tuple[str, ...]) -> pa.Schema:
-    """The file's columns: a list of integers a row for each input."""
-    return pa.schema([(name, pa.list_(SCHEMA_TYPES[name])) for name in names])
+    """The file's columns: a list of integers a row for each input and mark; one integer for the origin."""
+    return pa.schema([(name, _type(name)) for name in names])
 
 
-def record(names: tuple[str, ...], columns: dict[str, list[list[int]]]) -> pa.RecordBatch:
+def record(names: tuple[str, ...], columns: Mapping[str, Sequence[Any]]) -> pa.RecordBatch:
     """Encoded rows as Arrow holds them."""
-    arrays = [pa.array(columns[name], type=pa.list_(SCHEMA_TYPES[name])) for name in names]
-    return pa.record_batch(arrays, schema=schema(names))
+    return pa.record_batch([pa.array(columns[name], type=_type(name)) for name in names], schema=schema(names))
+
+
+def _type(name: str) -> pa.DataType:
+    return pa.int64() if name == ORIGIN else pa.list_(SCHEMA_TYPES.get(name, pa.int32()))
 
 
 def _extents(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:

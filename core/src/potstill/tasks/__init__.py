@@ -6,7 +6,7 @@ An entry point in the group `potstill.tasks` names a class; the recipe's `task.k
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 
 from potstill.batch import EXAMPLE, Unit
-from potstill.data.encode import tokenize
+from potstill.complaints import known_keys, validated
+from potstill.data.encode import Encoded, tokenize, tokenizer_key
 from potstill.data.examples import has_labels
+from potstill.data.shapes import PLAIN, Shapes
 from potstill.discovery import installed
-from potstill.errors import DataError, PluginError, RecipeError, did_you_mean
+from potstill.errors import DataError, ModelError, PluginError, RecipeError, did_you_mean
+from potstill.settings import Settings
 from potstill.tasks.scores import better as better
 
 if TYPE_CHECKING:
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
 
     from potstill.batch import Batch
     from potstill.collate import Masked
+    from potstill.data.examples import Examples
+    from potstill.data.source import Source
+    from potstill.data.table import Tokens
     from potstill.models import Model
     from potstill.recipe import TaskConfig
 
@@ -74,12 +80,37 @@ class Task(ABC):
     """What `score` may return; beside these there is always "loss"."""
     label_column: ClassVar[bool] = True
     """Whether the data has a column of labels; without one, `masking` makes labels of the text."""
+    named: ClassVar[bool] = False
+    """Whether the head's numbers are classes with names."""
     architectures: ClassVar[tuple[str, ...]] = ()
     """How the names of model classes with this task's head end, by which a model without a card is recognised."""
+    shapes: ClassVar[Shapes] = PLAIN
+    """How the columns are read that are neither text nor one label, by role ("text", "text_pair", "label")."""
+    marks: ClassVar[tuple[str, ...]] = ()
+    """What `encode` keeps beside each token, such as the word it begins, -1 where there is nothing to keep.
+
+    Predictions are about the tokens whose first mark is not negative (`Batch.valid`).
+    """
+    units: ClassVar[tuple[Unit, ...]] = ()
+    """What its predictions are means of beside the units that every stage knows."""
+    choice_axis: ClassVar[int] = -1
+    """The axis of the logits over which a model chooses: classes, or the tokens of a row."""
+
+    class Options(Settings):
+        """The task's own keys in the table `[task]`; every field has a default and a description."""
+
+    options: Any
+    """An instance of `Options`."""
 
     def __init__(self, config: TaskConfig, names: list[str] | None) -> None:
         self.config, self.names = config, names
+        self.options = checked_options(type(self), config)
         self.metric = self.checked_metric(config.metric or self.default_metric)
+
+    @property
+    def tokens_key(self) -> str:
+        """Which of the options decide the tokens and their marks, with their values."""
+        return ""
 
     def checked_metric(self, metric: str) -> str:
         """The metric's name back.
@@ -98,11 +129,14 @@ class Task(ABC):
     def head(self) -> dict[str, Any]:
         """What a model's config needs to know of the task: num_labels, id2label, label2id, problem_type."""
 
-    def encode(self, columns: dict[str, list[str]], tokenizer: Any, max_length: int) -> dict[str, list[list[int]]]:
+    def encode(self, columns: dict[str, list[Any]], tokenizer: Any, max_length: int) -> Encoded:
         """ "input_ids" of each row and, where the tokenizer gives them, "token_type_ids"; nothing is padded.
 
+        A task with `marks` gives these too, a list a row, as long as its tokens. One that makes several rows of one
+        gives "origin": for each row, which of the rows it was given it comes from, rows of one together.
+
         Args:
-            columns: "text" and maybe "text_pair", equally long.
+            columns: "text" and maybe "text_pair", equally long, as their shapes read them.
             tokenizer: of `transformers`.
             max_length: the most tokens of a row, special ones included; of a pair the longer text is cut first.
         """
@@ -117,6 +151,25 @@ class Task(ABC):
 
         Raises: DataError, naming the row, where a value is no label.
         """
+
+    def read_labels(self, source: Source, note: Callable[[str], None]) -> Labels:
+        """A label a row of the data, for tasks that compare labels with texts; here `targets` of the label column.
+
+        Args:
+            note: tells the user one sentence, such as how many rows cannot be used.
+
+        Raises: DataError, naming the row, where a value is no label.
+        """
+        return self.targets(source.labels(), source.path)
+
+    def align(self, labels: Labels, table: Tokens) -> Labels:
+        """A label a row of tokens, of one a row of the data; here the same.
+
+        Args:
+            labels: as `read_labels` gives them, some of them forgotten.
+            table: the student's tokens, with marks and origin.
+        """
+        return labels
 
     def labelled(self, labels: Labels) -> bool:
         """Whether any row has a label, so that a model can be measured on the rows."""
@@ -157,27 +210,36 @@ class Task(ABC):
     def outcome(self, logits: Tensor, batch: Batch) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """What `score` needs of a batch's rows: of their logits, and of their labels; here both themselves.
 
-        All that is kept of a batch while a model is measured.
+        All that is kept of a batch while a model is measured. A task that scores with a look at the rows gives their
+        numbers (`batch.index`) in the place of labels.
         """
         return logits.float().cpu().numpy(), batch.labels.cpu().numpy()
 
     @abstractmethod
-    def score(self, logits: npt.NDArray[Any] | list[npt.NDArray[Any]], labels: Labels) -> dict[str, float]:
+    def score(
+        self, logits: npt.NDArray[Any] | list[npt.NDArray[Any]], labels: Labels, rows: Examples | None = None
+    ) -> dict[str, float]:
         """The metrics over rows that have a label; {} where none has one. A list of logits holds parts of the rows.
 
         Args:
             logits, labels: as `outcome` gives them.
+            rows: what was measured on, with the rows of the data and their labels.
         """
 
     @abstractmethod
     def decode(
-        self, logits: npt.NDArray[np.floating[Any]], inputs: Mapping[str, Tensor], tokenizer: Any
+        self,
+        logits: npt.NDArray[np.floating[Any]],
+        inputs: Mapping[str, Tensor],
+        tokenizer: Any,
+        rows: Examples | None = None,
     ) -> list[dict[str, Any]]:
-        """What to tell a user of each row.
+        """What to tell a user of each row of the data.
 
         Args:
             inputs: what the model read, by name, each [rows, seq].
             tokenizer: the model's.
+            rows: these rows, with their marks and the data that they were made of.
 
         Raises: DataError for a row of which nothing can be told.
         """
@@ -188,11 +250,22 @@ class Task(ABC):
         Raises: ModelError where it cannot, although it has the head.
         """
 
-    def check_logits(self, student: Model, teacher: Model) -> None:  # noqa: B027 - a row's classes are the task's own
-        """The teacher's logits are about the same things as the student's.
+    def check_logits(self, student: Model, teacher: Model) -> None:
+        """The teacher's logits are about the same things as the student's: a row's classes are; a task with marks
+        has logits about tokens.
 
         Raises: ModelError where they are not.
         """
+        if self.marks:
+            self.check_one_tokenizer(student, teacher)
+
+    def check_one_tokenizer(self, student: Model, teacher: Model) -> None:
+        """Raises: ModelError where student and teacher read other tokens."""
+        if tokenizer_key(student.tokenizer) != tokenizer_key(teacher.tokenizer):
+            raise ModelError(
+                f"In the task '{self.name}' the logits are about the tokens of the tokenizer, so teacher and student "
+                "must share one, and they do not."
+            )
 
     @staticmethod
     def names_from(values: Iterable[Any]) -> list[str]:
@@ -227,6 +300,19 @@ def task_class(kind: str) -> type[Task]:
     if not (isinstance(loaded, type) and issubclass(loaded, Task)):
         raise PluginError(f"The task '{kind}' of {found[0].distribution} is {loaded!r}, not a subclass of Task.")
     return loaded
+
+
+def checked_options(kind: type[Task], config: TaskConfig) -> Any:
+    """The options of a task, of the keys in `[task]` that are not the table's own.
+
+    Raises: RecipeError for a key or value that cannot be.
+    """
+    known = [*known_keys(type(config)), *kind.Options.model_fields]
+    for key in config.options:
+        if key not in kind.Options.model_fields:
+            near = did_you_mean(key, known) or f" Known keys: {', '.join(known)}."
+            raise RecipeError(f"[task]: unknown key '{key}' for the task '{kind.name}'.{near}")
+    return validated(kind.Options, config.options, lambda _: "[task]: ")
 
 
 def task_with_head(architecture: str) -> str | None:

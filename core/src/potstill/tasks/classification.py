@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from potstill.batch import Batch
+    from potstill.data.examples import Examples
     from potstill.recipe import TaskConfig
 
 _FEW = 12  # so many labels an error lists
@@ -27,6 +28,7 @@ class TextClassification(Task):
     """Single sentences or pairs into classes, by cross-entropy."""
 
     name = "text-classification"
+    named = True
     default_metric = "accuracy"
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "precision", "recall", "macro_f1", "f1", "matthews")
 
@@ -87,7 +89,9 @@ class TextClassification(Task):
     def predictions(self, logits: Tensor, batch: Batch) -> list[Prediction]:
         return [Prediction("class", logits, "categorical", EXAMPLE)]
 
-    def score(self, logits: npt.NDArray[Any] | list[npt.NDArray[Any]], labels: Any) -> dict[str, float]:
+    def score(
+        self, logits: npt.NDArray[Any] | list[npt.NDArray[Any]], labels: Any, rows: Examples | None = None
+    ) -> dict[str, float]:
         labels = np.asarray(labels)
         kept = labels != IGNORED
         if not kept.any():
@@ -96,7 +100,11 @@ class TextClassification(Task):
         return scores.classification(predicted[kept].argmax(-1), labels[kept], len(self.names))
 
     def decode(
-        self, logits: npt.NDArray[np.floating[Any]], inputs: Mapping[str, Tensor], tokenizer: Any
+        self,
+        logits: npt.NDArray[np.floating[Any]],
+        inputs: Mapping[str, Tensor],
+        tokenizer: Any,
+        rows: Examples | None = None,
     ) -> list[dict[str, Any]]:
         """{"label": name, "score": its probability} of each row of [rows, classes]."""
         shifted = np.exp(logits - logits.max(-1, keepdims=True))

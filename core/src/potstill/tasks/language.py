@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from potstill.batch import IGNORED, TOKEN
-from potstill.data.encode import tokenizer_key
 from potstill.data.masking import Masking, mask_id_of
 from potstill.errors import DataError, ModelError
 from potstill.tasks import Prediction, Task, full_precision
@@ -20,6 +19,7 @@ from potstill.tasks import Prediction, Task, full_precision
 if TYPE_CHECKING:
     from potstill.batch import Batch
     from potstill.collate import Masked
+    from potstill.data.examples import Examples
     from potstill.data.random import RowRandom
     from potstill.models import Model
 
@@ -63,7 +63,9 @@ class LanguageModel(Task):
         sums = torch.zeros(len(batch), 2, dtype=torch.float64).index_add_(0, rows, found.T.double().cpu())
         return sums.numpy(), rows.bincount(minlength=len(batch)).numpy()
 
-    def score(self, logits: npt.NDArray[Any] | list[npt.NDArray[Any]], labels: Any) -> dict[str, float]:
+    def score(
+        self, logits: npt.NDArray[Any] | list[npt.NDArray[Any]], labels: Any, rows: Examples | None = None
+    ) -> dict[str, float]:
         """The exponential of the mean loss, and the share of tokens predicted right, over all labels."""
         sums = np.concatenate(logits) if isinstance(logits, list) else logits
         count = int(np.sum(labels))
@@ -75,11 +77,7 @@ class LanguageModel(Task):
 
     def check_logits(self, student: Model, teacher: Model) -> None:
         """Both are over one vocabulary, of one size."""
-        if tokenizer_key(student.tokenizer) != tokenizer_key(teacher.tokenizer):
-            raise ModelError(
-                f"In the task '{self.name}' the logits are about the tokens of the tokenizer, so teacher and student "
-                "must share one, and they do not."
-            )
+        self.check_one_tokenizer(student, teacher)
         own, known = (getattr(model.module.config, "vocab_size", None) for model in (student, teacher))
         if own != known:
             raise ModelError(
@@ -99,7 +97,11 @@ class MaskedLM(LanguageModel):
         return Masking(tokenizer)
 
     def decode(
-        self, logits: npt.NDArray[np.floating[Any]], inputs: Mapping[str, Tensor], tokenizer: Any
+        self,
+        logits: npt.NDArray[np.floating[Any]],
+        inputs: Mapping[str, Tensor],
+        tokenizer: Any,
+        rows: Examples | None = None,
     ) -> list[dict[str, Any]]:
         """{"words": the most probable words at each mask token, in their order, each with its score} of each row."""
         hidden = inputs["input_ids"] == mask_id_of(tokenizer)
@@ -107,9 +109,10 @@ class MaskedLM(LanguageModel):
         if len(without):
             text = tokenizer.decode(inputs["input_ids"][without[0, 0]], skip_special_tokens=True)
             raise DataError(f"'{text}' holds no {tokenizer.mask_token}, which stands for the word to be predicted.")
-        rows = torch.from_numpy(logits)
+        every = torch.from_numpy(logits)
         return [
-            {"words": [_words(place, tokenizer) for place in row[kept]]} for row, kept in zip(rows, hidden, strict=True)
+            {"words": [_words(place, tokenizer) for place in row[kept]]}
+            for row, kept in zip(every, hidden, strict=True)
         ]
 
 
@@ -146,7 +149,11 @@ class CausalLM(LanguageModel):
         return next_tokens
 
     def decode(
-        self, logits: npt.NDArray[np.floating[Any]], inputs: Mapping[str, Tensor], tokenizer: Any
+        self,
+        logits: npt.NDArray[np.floating[Any]],
+        inputs: Mapping[str, Tensor],
+        tokenizer: Any,
+        rows: Examples | None = None,
     ) -> list[dict[str, Any]]:
         """{"words": a list of one: the most probable words to go on with, each with its score} of each row."""
         last = inputs["attention_mask"].sum(1) - 1

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from potstill.batch import Batch
+    from potstill.data.examples import Examples
 
 
 class Regression(Task):
@@ -43,7 +44,9 @@ class Regression(Task):
     def predictions(self, logits: Tensor, batch: Batch) -> list[Prediction]:
         return [Prediction("value", logits, "value", EXAMPLE)]
 
-    def score(self, logits: npt.NDArray[Any] | list[npt.NDArray[Any]], labels: Any) -> dict[str, float]:
+    def score(
+        self, logits: npt.NDArray[Any] | list[npt.NDArray[Any]], labels: Any, rows: Examples | None = None
+    ) -> dict[str, float]:
         labels = np.asarray(labels)
         kept = ~np.isnan(labels)
         if not kept.any():
@@ -52,7 +55,11 @@ class Regression(Task):
         return scores.regression(predicted.reshape(len(labels))[kept], labels[kept])
 
     def decode(
-        self, logits: npt.NDArray[np.floating[Any]], inputs: Mapping[str, Tensor], tokenizer: Any
+        self,
+        logits: npt.NDArray[np.floating[Any]],
+        inputs: Mapping[str, Tensor],
+        tokenizer: Any,
+        rows: Examples | None = None,
     ) -> list[dict[str, Any]]:
         """{"value": number} of each row of [rows, 1]."""
         return [{"value": float(value)} for value in np.reshape(logits, -1)]

@@ -153,8 +153,8 @@ class Exporter:
                     bar.advance(len(batch))
                     yield both
 
-        found = agreement(answers())
-        return found, scores(task, kept[0]), scores(task, kept[1])
+        found = agreement(answers(), task.choice_axis)
+        return found, scores(task, kept[0], self.job.rows), scores(task, kept[1], self.job.rows)
 
 
 def _worst(exported: Exported) -> float:

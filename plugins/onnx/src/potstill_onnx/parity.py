@@ -15,6 +15,7 @@ from potstill_onnx.inputs import input_names, made_up
 from potstill_onnx.session import Session
 
 if TYPE_CHECKING:
+    from potstill.data.examples import Examples
     from potstill.tasks import Task
 
 Logits = npt.NDArray[Any]
@@ -42,21 +43,22 @@ def torch_logits(module: nn.Module, task: Task, inputs: Mapping[str, Tensor]) ->
         return task.logits(output).float().cpu().numpy()
 
 
-def agreement(answers: Iterable[tuple[Logits, Logits]]) -> Agreement:
+def agreement(answers: Iterable[tuple[Logits, Logits]], axis: int = -1) -> Agreement:
     """Compares logits batch by batch; each [rows, ..., classes]. No more than a batch of them is held.
 
     Args:
         answers: of each batch, those of the one model and of the other.
+        axis: that of the classes (`Task.choice_axis`).
     """
     rows = equal = count = 0
     worst, single = 0.0, False
     for one, other in answers:
         rows += len(one)
         worst = float(np.maximum(worst, _largest(one, other)))  # NaN wins
-        if one.ndim < 2 or one.shape[-1] < 2:
+        if one.ndim < 2 or one.shape[axis] < 2:
             single = True
         else:
-            same = one.argmax(-1) == other.argmax(-1)
+            same = one.argmax(axis) == other.argmax(axis)
             equal, count = equal + int(same.sum()), count + same.size
     return Agreement(rows, worst, None if single else equal / count if count else 1.0)
 
@@ -88,10 +90,10 @@ def collect(parts: Iterable[Logits]) -> Logits | list[Logits]:
     return np.concatenate(parts) if same else parts
 
 
-def scores(task: Task, outcomes: Sequence[tuple[Logits, Logits]]) -> dict[str, float]:
+def scores(task: Task, outcomes: Sequence[tuple[Logits, Logits]], rows: Examples | None = None) -> dict[str, float]:
     """The task's metrics of all batches together, of what it kept of each; {} where there are no rows."""
     logits, labels = [one for one, _ in outcomes], [kept for _, kept in outcomes]
-    return task.score(collect(logits), collect(labels)) if outcomes else {}
+    return task.score(collect(logits), collect(labels), rows) if outcomes else {}
 
 
 def _largest(a: Logits, b: Logits) -> float:
