@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from potstill.batch import Batch
     from potstill.data.examples import Examples
     from potstill.data.source import Source
-    from potstill.data.table import TokenTable
+    from potstill.data.table import Tokens
 
 _FAR = -1e9
 """The logit of a token that cannot be chosen."""
@@ -127,7 +127,7 @@ class QuestionAnswering(Task):
                 return (place, place + len(text)), place != start and start >= 0
         return (IGNORED, IGNORED), False
 
-    def align(self, labels: Any, table: TokenTable) -> npt.NDArray[np.int64]:
+    def align(self, labels: Any, table: Tokens) -> npt.NDArray[np.int64]:
         """[windows, 2]: the tokens where a window's answer begins and ends."""
         return positions(labels, table)
 

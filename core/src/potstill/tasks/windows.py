@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from potstill.batch import IGNORED
 from potstill.data.encode import Encoded, called
-from potstill.data.table import ORIGIN, TokenTable
+from potstill.data.table import ORIGIN
 from potstill.errors import DataError, ModelError
 
 Characters = npt.NDArray[np.int64]
@@ -110,7 +110,7 @@ def _places(found: Any, spaces: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.i
     return starts, ends
 
 
-def positions(answers: Characters, table: TokenTable) -> npt.NDArray[np.int64]:
+def positions(answers: Characters, table: Tokens) -> npt.NDArray[np.int64]:
     """[windows, 2]: the tokens where a window's answer begins and ends.
 
     The token for "no answer" twice where the answer is not in this window as a whole, or nowhere; `IGNORED` where it is
