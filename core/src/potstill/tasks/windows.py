@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from potstill.batch import IGNORED
 from potstill.data.encode import Encoded, called
-from potstill.data.table import ORIGIN
+from potstill.data.table import ORIGIN, Tokens
 from potstill.errors import DataError, ModelError
 
 Characters = npt.NDArray[np.int64]
