@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn import metrics
 from transformers import BertTokenizer
 
 from potstill.batch import IGNORED, Batch
@@ -19,7 +20,7 @@ from potstill.data.source import open_source
 from potstill.errors import DataError, RecipeError
 from potstill.progress import Progress
 from potstill.settings import TaskConfig
-from potstill.tasks import Task, better, label_names, load_task
+from potstill.tasks import Task, better, label_names, load_task, scores
 from potstill.tasks.classification import TextClassification
 from potstill.tasks.regression import Regression
 
@@ -158,6 +159,22 @@ def test_three_classes_have_no_binary_f1() -> None:
     scores = classification("a", "b", "c").score(np.eye(3), np.array([0, 1, 2]))
     assert "f1" not in scores
     assert scores["macro_f1"] == 1
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_scores_of_classes_are_scikit_learns(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    classes, rows = int(draw.integers(2, 6)), int(draw.integers(1, 40))
+    labels = draw.integers(0, classes, rows) if seed % 5 else np.ones(rows, dtype=np.int64)
+    predicted = np.where(draw.random(rows) < 0.5, labels, draw.integers(0, classes, rows)) if seed % 7 else 0 * labels
+    found = scores.classification(predicted, labels, classes)
+    macro = metrics.precision_recall_fscore_support(labels, predicted, average="macro", zero_division=0)
+    assert (found["precision"], found["recall"], found["macro_f1"]) == pytest.approx(macro[:3], abs=1e-12)
+    assert found["accuracy"] == pytest.approx(metrics.accuracy_score(labels, predicted))
+    if len(set(labels) | set(predicted)) > 1:  # scikit-learn warns of less
+        assert found["matthews"] == pytest.approx(metrics.matthews_corrcoef(labels, predicted), abs=1e-12)
+    if classes == 2:
+        assert found["f1"] == pytest.approx(metrics.f1_score(labels, predicted, zero_division=0), abs=1e-12)
 
 
 def test_correlations_of_values_worked_out_by_hand() -> None:

@@ -27,6 +27,7 @@ def evaluate(
     teacher_inputs: bool = False,
     check: Callable[[], None] = lambda: None,
     bar: Bar | None = None,
+    keep: Callable[[Any, Any], None] = lambda outcomes, labels: None,
 ) -> dict[str, float]:
     """The task's scores of a model, and its mean loss per target as "loss"; {} where no row has a label.
 
@@ -35,10 +36,12 @@ def evaluate(
         examples: rows, of which each rank runs its share.
         teacher_inputs: feed the batches' `teacher` inputs instead of the `student` ones.
         check: called between batches; may raise to stop.
+        keep: is handed what the task keeps of all rows, and of their labels, on every rank.
     """
     outcomes, labels, loss = predict(
         module, examples, task, ranks, batch_size=batch_size, teacher_inputs=teacher_inputs, check=check, bar=bar
     )
+    keep(outcomes, labels)
     return {**task.score(outcomes, labels, examples), **({} if loss is None else {"loss": loss})}
 
 

@@ -21,6 +21,7 @@ from potstill.errors import PluginError
 from potstill.evaluate import evaluate, scores_of
 from potstill.files import new_folder, read_json, sweep_drafts, write_json
 from potstill.models import CARD
+from potstill.outcomes import keep_outcomes
 from potstill.plugin import Plugin
 from potstill.recall import teacher_logits
 from potstill.recipe import ModelConfig, StagePlan
@@ -93,7 +94,10 @@ def _train(context: Context, plan: StagePlan, folder: Path, key: str) -> None:
         engine.judge.load_best(position)
     _check_hooks(stage)
     finished = stage.hook.finish_student(student=stage.student.module)
-    scores = {split: _scores(stage, finished, split) for split in ("validation", "test")}
+    scores = {
+        "validation": _scores(stage, finished, "validation", keep=folder),
+        "test": _scores(stage, finished, "test"),
+    }
     teacher = _outside_teacher(stage)
     if context.ranks.main:
         if stage.modules:
@@ -145,12 +149,23 @@ def _tidy(folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _scores(stage: Stage, module: nn.Module, split: str, *, teacher_inputs: bool = False) -> dict[str, float] | None:
-    """The scores on a split's rows; None where it has none, or none with a label."""
+def _scores(
+    stage: Stage, module: nn.Module, split: str, *, teacher_inputs: bool = False, keep: Path | None = None
+) -> dict[str, float] | None:
+    """The scores on a split's rows; None where it has none, or none with a label.
+
+    Args:
+        keep: the folder that what the task keeps of each row is written into.
+    """
     rows = stage.examples(split)
     if rows is None or not stage.task.labelled(rows.labels):
         return None
     context, size = stage.context, stage.plan.eval_batch_size
+
+    def kept(outcomes: Any, labels: Any) -> None:
+        if keep is not None and context.ranks.main:
+            keep_outcomes(keep, outcomes, labels)
+
     return evaluate(
         module,
         rows,
@@ -159,6 +174,7 @@ def _scores(stage: Stage, module: nn.Module, split: str, *, teacher_inputs: bool
         batch_size=size,
         teacher_inputs=teacher_inputs,
         check=context.check_stop,
+        keep=kept,
     )
 
 
@@ -243,7 +259,8 @@ def _given_keys(context: Context, plan: StagePlan) -> dict[str, str]:
 def _finished_twin(key: str, reuse: Sequence[RunFolder]) -> Path | None:
     for run in reuse:
         for path in run.stages():
-            if read_json(path / "result.json").get("key") == key:
+            whole = any((path / "best").glob("*.safetensors"))  # its weights may have been thrown away since
+            if whole and read_json(path / "result.json").get("key") == key:
                 return path
     return None
 
