@@ -29,6 +29,10 @@ class DataError(UserError):
     """A data file, column or row that cannot be used."""
 
 
+class AbsentDataError(DataError):
+    """A data file, folder, split or hub id that is not there."""
+
+
 class ModelError(UserError):
     """A model, tokenizer or checkpoint that cannot be loaded or does not fit."""
 

@@ -155,7 +155,7 @@ def load_model(
     """
     folder = Path(place)
     if folder.is_dir():
-        _check_folder(folder)
+        check_folder(folder)
     elif folder.is_absolute() or str(place).startswith((".", "~")):
         raise ModelError(f"There is no model folder {place}.")
     task = task or task_of(folder)
@@ -171,7 +171,7 @@ def load_model(
             **head,
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, StrictDataclassError) as error:
-        raise ModelError(_why_not(str(place), error)) from error
+        raise ModelError(why_not(str(place), error)) from error
     words = load_tokenizer(tokenizer, root) if tokenizer else load_tokenizer(str(place), None, trust=trust)
     _check_vocabulary(getattr(module.config, "vocab_size", len(words)), words)
     return Model(module, words, fresh=tuple(sorted(info["missing_keys"])))
@@ -229,7 +229,8 @@ def _labels(config: dict[str, Any]) -> dict[str, str]:
     return {key: names[key] for key in sorted(names, key=int)}
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Raises: ModelError where a folder is no model that can be read without running code."""
     config = folder / "config.json"
     if not config.is_file():
         raise ModelError(f"The folder {folder} holds no config.json, so it is not a model.")
@@ -244,7 +245,8 @@ def _check_folder(folder: Path) -> None:
     register_kind(read_config(folder).get("model_type", ""))
 
 
-def _why_not(place: str, error: Exception) -> str:
+def why_not(place: str, error: Exception) -> str:
+    """The sentence for what transformers raised when it was to load a model."""
     if "trust_remote_code" in str(error):
         return f"The model '{place}' needs code of its own; set trust_remote_code = true in its table if you trust it."
     if not Path(place).exists() and isinstance(error, OSError):

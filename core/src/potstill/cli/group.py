@@ -14,6 +14,7 @@ from potstill.errors import did_you_mean
 COMMANDS = {
     "run": ("run:run", "Run a recipe, or one composed from options: train, evaluate, export."),
     "sweep": ("sweep:sweep", "Run a grid of settings × seeds over one recipe; what is common is trained once."),
+    "suite": ("suite:suite", "Fine-tune and measure one encoder on a list of tasks, such as GLUE; tell two apart."),
     "plan": ("plan:plan", "Show what a run would do: stages, plugins, loss terms, sizes; trains nothing."),
     "prepare": ("prepare:prepare", "Tokenize what a run reads, show what it comes to; trains nothing."),
     "evaluate": ("evaluate:evaluate", "Measure a finished model on a data file."),
@@ -25,7 +26,7 @@ COMMANDS = {
     "schema": ("schema:schema", "Print the recipe's JSON schema, for editors."),
     "env": ("env:env", "Show versions, device, threads and plugins."),
     "plugins": ("plugins:plugins", "List, show, check and make plugins."),
-    "recipes": ("recipes:recipes", "List, show and copy the recipes that ship with plugins."),
+    "recipes": ("recipes:recipes", "List, show and copy the recipes and suites that ship with plugins."),
 }
 """name → (module:attribute below `potstill.cli`, one line of help)."""
 

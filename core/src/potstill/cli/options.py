@@ -23,6 +23,21 @@ quiet_option = click.option("--quiet", "-q", is_flag=True, help="No bars and no 
 data_root_option = click.option(
     "--data-root", metavar="DIR", help="Where the recipe's paths start. [default: the recipe's folder]"
 )
+plugin_option = click.option(
+    "-p",
+    "--plugin",
+    "plugins",
+    multiple=True,
+    metavar="NAME[:OPTION=VALUE,…]",
+    help="Add a plugin to the last stage that trains the student; repeatable.",
+)
+set_option = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a setting: data.max_length=64, stage.distil.epochs=2, PLUGIN.OPTION=4; repeatable.",
+)
 _IN_RECIPE = {
     "task": "task.kind",
     "teacher": "teacher.model",
@@ -51,10 +66,8 @@ _CHANGES: list[_Option] = [
     data_root_option,
     click.option("--name", help="The run's name. [default: the recipe's]"),
     click.option("--seed", type=click.IntRange(0), metavar="N", help="The seed of everything random."),
-    click.option("-p", "--plugin", "plugins", multiple=True, metavar="NAME[:OPTION=VALUE,…]",
-                 help="Add a plugin to the last stage that trains the student; repeatable."),
-    click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
-                 help="Change a setting: data.max_length=64, stage.distil.epochs=2, PLUGIN.OPTION=4; repeatable."),
+    plugin_option,
+    set_option,
     click.option("--save-recipe", metavar="FILE", help="Write the recipe with all changes to a file."),
 ]  # fmt: skip
 _PARTS: list[_Option] = [
@@ -134,7 +147,7 @@ def prepare(
     raw = recipes.with_plugins(raw, list(plugins)) if plugins else raw
     raw = recipes.with_overrides(raw, list(settings)) if settings else raw
     raw |= {key: value for key, value in (("seed", seed), ("name", name)) if value is not None}
-    ready = Prepared(raw, recipes.parse(raw, where), _root(data_root) or root)
+    ready = Prepared(raw, recipes.parse(raw, where), existing_root(data_root) or root)
     if save_recipe is not None:
         _save(ready.raw, Path(save_recipe))
     return ready
@@ -176,7 +189,11 @@ def _refuse_parts(parts: Parts, recipe: str) -> None:
     raise RecipeError(f"{option} stands in for a recipe file, but there is '{recipe}'; change it by --set {key}=….")
 
 
-def _root(data_root: str | None) -> Path | None:
+def existing_root(data_root: str | None) -> Path | None:
+    """The folder of --data-root, absolute; None where it is not said.
+
+    Raises: RecipeError where it is not there.
+    """
     if data_root is None:
         return None
     path = Path(data_root).expanduser()

@@ -12,7 +12,7 @@ from potstill.cli.output import say_json
 
 @click.group
 def recipes() -> None:
-    """List, show and copy the recipes that ship with plugins.
+    """List, show and copy the recipes and suites that ship with potstill and its plugins.
 
     \b
     Example:
@@ -23,18 +23,18 @@ def recipes() -> None:
 @recipes.command("list")
 @json_option
 def list_(as_json: bool) -> None:
-    """List the recipes of all installed plugins.
+    """List the recipes and suites of all installed plugins.
 
     \b
     Example:
       potstill recipes list
     """
-    from potstill.recipes import shipped
+    from potstill.recipes import RECIPES, SUITES, shipped
     from potstill.report.table import print_table
 
     rows = [
         {"recipe": recipe.name, "from": f"{recipe.distribution} {recipe.version}", "summary": recipe.summary}
-        for recipe in shipped()
+        for recipe in shipped(RECIPES, SUITES)
     ]
     if as_json:
         say_json(rows)
@@ -47,7 +47,7 @@ def list_(as_json: bool) -> None:
 @recipes.command
 @click.argument("name")
 def show(name: str) -> None:
-    """Print a recipe.
+    """Print a recipe or suite.
 
     \b
     Example:
@@ -63,13 +63,15 @@ def show(name: str) -> None:
 @click.argument("target", required=False, type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Overwrite a file of that name.")
 def copy(name: str, target: Path | None, force: bool) -> None:
-    """Copy a recipe to the current folder, or to TARGET (a folder or a file).
+    """Copy a recipe or suite to the current folder, or to TARGET (a folder or a file).
 
     \b
     Example:
       potstill recipes copy thucnews-bilstm my-recipe.toml
     """
     from potstill.recipes import copy as copied
+    from potstill.recipes import find
 
     path = copied(name, target, overwrite=force)
-    click.echo(f"{path}  (run it: potstill run {path})")
+    how = "suite {} --model DIR" if find(name).is_suite else "run {}"
+    click.echo(f"{path}  (run it: potstill {how.format(path)})")

@@ -54,7 +54,7 @@ def sweep(
     rows = run_sweep(
         prepared.raw,
         grid=grid,
-        seeds=_seeds(seeds),
+        seeds=parse_seeds(seeds),
         folder=target,
         data_root=prepared.data_root,
         progress=make_progress(quiet),
@@ -141,7 +141,11 @@ def _value(text: str) -> Any:
         return text
 
 
-def _seeds(text: str | None) -> list[int]:
+def parse_seeds(text: str | None) -> list[int]:
+    """ "1,2,3" as numbers; [] where nothing is said.
+
+    Raises: UserError for what is no list of them, or names one twice.
+    """
     if text is None:
         return []
     try:

@@ -22,7 +22,7 @@ from potstill.data.columns import Columns, as_text, by_role, named_labels, value
 from potstill.data.files import SUFFIXES, read
 from potstill.data.shapes import PLAIN, Shapes, shaped
 from potstill.disk import refusal
-from potstill.errors import DataError, did_you_mean
+from potstill.errors import AbsentDataError, DataError, did_you_mean
 
 _BLOCK = 4096
 _SPLIT = re.compile(r"train|valid|dev|val|test|eval", re.IGNORECASE)
@@ -130,7 +130,7 @@ def _found(spec: Any, columns: Columns, root: Path, where: str, cache: str | Non
         return read([path], columns, where, cache, shapes)
     if path.suffix.lower() in SUFFIXES or Path(name).is_absolute() or name.startswith((".", "~")):
         beside = [other.name for other in path.parent.glob("*")] if path.parent.is_dir() else []
-        raise DataError(f"{where}: there is no file or folder {path}.{did_you_mean(path.name, beside)}")
+        raise AbsentDataError(f"{where}: there is no file or folder {path}.{did_you_mean(path.name, beside)}")
     return by_role(_hub(name, split, root, where, cache), columns, where, shapes)
 
 
@@ -139,11 +139,13 @@ def _folder(path: Path, split: str, columns: Columns, where: str, cache: str | N
         return by_role(_one_split(datasets.load_from_disk(str(path)), split, where), columns, where, shapes)
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
     if not files:
-        raise DataError(f"{where}: the folder {path} holds no data file; data files end in {', '.join(SUFFIXES)}.")
+        raise AbsentDataError(
+            f"{where}: the folder {path} holds no data file; data files end in {', '.join(SUFFIXES)}."
+        )
     if split:
         chosen = [file for file in files if re.match(re.escape(split) + r"(?![A-Za-z0-9])", file.stem)]
         if not chosen:
-            raise DataError(f"{where}: no file of '{split}' is among {', '.join(file.name for file in files)}.")
+            raise AbsentDataError(f"{where}: no file of '{split}' is among {', '.join(file.name for file in files)}.")
         files = chosen
     splits = {found[0].lower() if (found := _SPLIT.match(file.stem)) else "" for file in files}
     if len(splits) > 1 or len({file.suffix.lower() for file in files}) > 1:
@@ -161,7 +163,7 @@ def _hub(name: str, split: str, root: Path, where: str, cache: str | None) -> Da
             HfApi().dataset_info(hub_id, timeout=10)  # at once, where `load_dataset` would try again for half a minute
         loaded = datasets.load_dataset(hub_id, config or None, split=split or None, cache_dir=cache)
     except Exception as problem:
-        raise DataError(
+        raise AbsentDataError(
             f"{where} is neither a file or folder below {root.absolute()} nor could it be read from the hub: "
             f"{_reason(problem)}. (HF_HUB_OFFLINE=1 uses a copy that was fetched before.)"
         ) from problem

@@ -21,6 +21,7 @@ from potstill.data.shapes import PLAIN, Shapes
 from potstill.discovery import installed
 from potstill.errors import DataError, ModelError, PluginError, RecipeError, did_you_mean
 from potstill.settings import Settings
+from potstill.tasks.scores import LOWER_IS_BETTER as LOWER_IS_BETTER
 from potstill.tasks.scores import better as better
 
 if TYPE_CHECKING:

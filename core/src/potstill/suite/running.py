@@ -1,0 +1,141 @@
+"""Running a suite: every task's settings and seeds through `sweep`, and what came of it in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from potstill.errors import UserError
+from potstill.files import write_json, write_text
+from potstill.progress import Progress
+from potstill.ranks import Ranks
+from potstill.suite.encoder import save_encoder
+from potstill.suite.tables import score_rows
+from potstill.suite.tasks import SuiteTask, absence, with_student
+from potstill.sweep import sweep
+from potstill.tasks import better
+
+FILE = "suite.json"
+Row = Mapping[str, Any]
+
+
+def run_suite(
+    tasks: Sequence[SuiteTask],
+    model: str,
+    *,
+    grid: Mapping[str, Sequence[Any]],
+    seeds: Sequence[int],
+    folder: Path,
+    name: str,
+    require_all: bool = False,
+    keep_models: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Fine-tunes and measures one encoder on every task, and goes on where an earlier call stopped.
+
+    Args:
+        model: a model folder or a hub id; its head is left out.
+        grid: key -> values, keys as `--set` takes them. The setting that is best on average over the seeds, by the
+            task's first metric on the validation rows, is the one that counts.
+        seeds: of each setting; the recipes' own where there is none.
+        folder: of this suite and this model.
+        name: the model's, in tables.
+        require_all: whether a task whose data is absent is an error.
+        keep_models: whether the fine-tuned models stay, which are as large as the encoder each.
+
+    Returns: what `suite.json` holds: "model", "name" and "tasks", by name: "metrics", "settings", "runs" and "tried";
+        or "absent", the reason.
+    Raises: UserError where no task's data is there.
+    """
+    told, ranks = progress or Progress(), Ranks()
+    absent = _absent(tasks, require_all, told)
+    if ranks.main:
+        save_encoder(model, folder / "encoder")
+    ranks.wait()
+    found: dict[str, Any] = {
+        "model": model,
+        "name": name,
+        "tasks": {task: {"absent": why} for task, why in absent.items()},
+    }
+    for task in (task for task in tasks if task.name not in absent):
+        told.note(f"{name} on {task.name}")
+        rows = sweep(
+            with_student(task, folder / "encoder"),
+            grid=grid,
+            seeds=seeds,
+            folder=folder / task.name,
+            data_root=task.root,
+            progress=told,
+        )
+        found["tasks"][task.name] = _outcome(task, rows)
+        if ranks.main:
+            if not keep_models:
+                _drop_weights(folder / task.name)
+            _write(folder, found)
+    return found
+
+
+def _absent(tasks: Sequence[SuiteTask], require_all: bool, told: Progress) -> dict[str, str]:
+    """By name, why a task's data is not there; before anything is trained.
+
+    Raises: UserError where all must be there, or none is.
+    """
+    absent = {task.name: why for task in tasks if (why := absence(task)) is not None}
+    if require_all and absent:
+        name, why = next(iter(absent.items()))
+        raise UserError(f"The task '{name}' cannot be run: {why}")
+    if len(absent) == len(tasks):
+        first = tasks[0].name
+        raise UserError(f"None of the suite's tasks has its data here; of '{first}': {absent[first]}")
+    for name, why in absent.items():
+        told.note(f"{name}: left out. {why}")
+    return absent
+
+
+def _outcome(task: SuiteTask, rows: Sequence[Row]) -> dict[str, Any]:
+    """A task's runs with the setting that is best on average; and every setting's average, where there were several."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(repr(row["settings"]), []).append(row)
+    first = task.metrics[0]
+    best: list[Row] = []
+    for group in groups.values():
+        if not best or better(first, _mean(group, first), _mean(best, first)):
+            best = group
+    tried = [{**group[0]["settings"], first: _mean(group, first)} for group in groups.values()]
+    return {
+        "metrics": list(task.metrics),
+        "settings": best[0]["settings"],
+        "runs": [{"seed": row["seed"], "folder": row["folder"], **_scores(task, row)} for row in best],
+        "tried": tried if len(tried) > 1 else [],
+    }
+
+
+def _mean(rows: Sequence[Row], metric: str) -> float:
+    return float(mean(row["metrics"][metric] for row in rows))
+
+
+def _scores(task: SuiteTask, row: Row) -> dict[str, float]:
+    lacking = [metric for metric in task.metrics if metric not in row["metrics"]]
+    if lacking:
+        raise UserError(
+            f"The task '{task.name}' is to show '{lacking[0]}', which its validation rows do not give; they give "
+            f"{', '.join(row['metrics'])}."
+        )
+    return {metric: row["metrics"][metric] for metric in task.metrics}
+
+
+def _drop_weights(folder: Path) -> None:
+    """Removes the weights below a task's runs; cards, scores and outcomes stay."""
+    for pattern in ("*/model/*.safetensors", "*/stages/*/best/*.safetensors"):
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def _write(folder: Path, found: Mapping[str, Any]) -> None:
+    from potstill.report.table import markdown
+
+    write_json(folder / FILE, found)
+    write_text(folder / "suite.md", markdown(score_rows([found])))

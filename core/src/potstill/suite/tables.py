@@ -1,0 +1,95 @@
+"""A suite's table as papers print it: points of a hundred, mean ± deviation over seeds, and the tasks' average."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import mean, stdev
+from typing import Any
+
+from potstill.report.table import heading
+from potstill.tasks import LOWER_IS_BETTER
+
+Found = Mapping[str, Any]
+"""What `run_suite` gives."""
+
+
+def score_rows(suites: Sequence[Found]) -> list[dict[str, Any]]:
+    """One row a task and one for the average; beside the task its metrics, then a column for each model.
+
+    The deviation is the sample's (n - 1) over the seeds; with one seed the number stands alone. Where a setting was
+    chosen among several, a column says which.
+    """
+    names = dict.fromkeys(name for suite in suites for name, task in suite["tasks"].items() if "runs" in task)
+    rows = []
+    for name in names:
+        done = [suite["tasks"].get(name, {}) for suite in suites]
+        metrics = next(task["metrics"] for task in done if "runs" in task)
+        row: dict[str, Any] = {"task": name, "metric": " / ".join(map(heading, metrics))}
+        for suite, task in zip(suites, done, strict=True):
+            row[suite["name"]] = _cell(task) if "runs" in task else None
+        chosen = [_settings(task["settings"]) for task in done if task.get("settings")]
+        rows.append(row | ({"best setting": "; ".join(dict.fromkeys(chosen))} if chosen else {}))
+    averages = {suite["name"]: points(list(by_seed(suite).values())) for suite in suites}
+    return [*rows, {"task": "average", "metric": "", **averages}]
+
+
+def verdict_rows(suites: Sequence[Found], comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """`score_rows` of two suites, with what `compare` found beside each: difference, interval, p-value, verdict."""
+    found = {**comparison["tasks"], "average": comparison["average"]}
+    rows = [row for row in score_rows(suites) if found.get(row["task"]) is not None]
+    lower = {name for name, task in suites[0]["tasks"].items() if task.get("metrics", [""])[0] in LOWER_IS_BETTER}
+    return [row | _verdict(found[row["task"]], 1 if row["task"] in lower else 100) for row in rows]
+
+
+def _verdict(found: Mapping[str, Any], scale: float) -> dict[str, Any]:
+    low, high = (f"{scale * end:+.2f}" for end in found["rows"])
+    return {
+        "difference": f"{scale * found['difference']:+.2f}",
+        "95 % over rows": f"{low} … {high}",
+        "p over seeds": None if found["seeds"] is None else f"{found['seeds']['p']:.3f}",
+        "verdict": found["verdict"],
+    }
+
+
+def by_seed(suite: Found) -> dict[Any, float]:
+    """The average over the tasks, by seed; {} where the tasks' seeds differ, or less of a metric is better.
+
+    A task with several metrics counts with their mean, as on GLUE's leaderboard.
+    """
+    tasks = [task for task in suite["tasks"].values() if "runs" in task]
+    seeds = [[run["seed"] for run in task["runs"]] for task in tasks]
+    if any(own != seeds[0] for own in seeds) or any(
+        metric in LOWER_IS_BETTER for task in tasks for metric in task["metrics"]
+    ):
+        return {}
+    return {seed: mean(of_run(task, number) for task in tasks) for number, seed in enumerate(seeds[0])}
+
+
+def points(values: Sequence[float]) -> str | None:
+    """ "83.20 ± 0.41": a hundred times the mean, and the sample's deviation."""
+    return _told([100 * value for value in values]) if values else None
+
+
+def of_run(task: Mapping[str, Any], number: int) -> float:
+    return float(mean(task["runs"][number][metric] for metric in task["metrics"]))
+
+
+def _cell(task: Mapping[str, Any]) -> str:
+    return " / ".join(_metric(metric, [run[metric] for run in task["runs"]]) for metric in task["metrics"])
+
+
+def _metric(name: str, values: Sequence[float]) -> str:
+    return _told(values, 4) if name in LOWER_IS_BETTER else _told([100 * value for value in values])
+
+
+def _told(values: Sequence[float], digits: int = 2) -> str:
+    return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key.split('.')[-1]} {value}" for key, value in settings.items())
+
+
+def table_columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The columns that some row has, in order."""
+    return list(dict.fromkeys(key for row in rows for key in row))

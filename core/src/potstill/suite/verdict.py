@@ -1,0 +1,154 @@
+"""Is one encoder better than another? Task by task and on the average, from the runs of two suites."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from potstill.errors import FileError, UserError
+from potstill.files import read_json
+from potstill.models import task_of
+from potstill.outcomes import Rows, kept_outcomes
+from potstill.progress import Progress
+from potstill.suite.statistics import (
+    ENOUGH_SEEDS,
+    RESAMPLES,
+    Scorer,
+    Seeds,
+    bootstrap,
+    interval,
+    paired_t,
+    verdict,
+)
+from potstill.suite.tables import by_seed, of_run
+from potstill.tasks import LOWER_IS_BETTER, Task
+
+METHOD = (
+    f"Better or worse: the paired bootstrap over validation rows ({RESAMPLES} draws, scores averaged over seeds) has "
+    f"0 outside its 95 % interval and, from {ENOUGH_SEEDS} seeds on, the paired t-test over seeds has p < 0.05. "
+    "Each task is tested by itself: of twenty tasks on which two models are alike, one may come out. "
+    "The average is resampled task by task."
+)
+
+
+def compare(
+    first: Mapping[str, Any], second: Mapping[str, Any], one: Path, other: Path, told: Progress
+) -> dict[str, Any]:
+    """The first suite's encoder against the second's, on the tasks that both have.
+
+    Args:
+        first, second: what `run_suite` gave.
+        one, other: their folders.
+
+    Returns: "method", and by task and for "average": "difference", "rows" (the bootstrap's interval), "seeds" (the
+        t-test; None below three), "verdict"; scores of several metrics count with their mean.
+    Raises: UserError where no task is shared, or a task's rows or seeds are not the same.
+    """
+    shared = [
+        name for name, task in first["tasks"].items() if "runs" in task and "runs" in second["tasks"].get(name, {})
+    ]
+    if not shared:
+        raise UserError(f"The suites in {one} and {other} have no finished task in common.")
+    found: dict[str, Any] = {}
+    resampled: list[npt.NDArray[np.float64]] = []
+    for name in shared:
+        tasks = first["tasks"][name], second["tasks"][name]
+        _check_alike(name, *tasks)
+        with told.bar(f"resampling {name}", None):
+            scorers, rows = _scorers(name, one, other, *tasks)
+            draws = bootstrap(*scorers, rows)
+        scores = [[of_run(task, number) for number in range(len(task["runs"]))] for task in tasks]
+        less = tasks[0]["metrics"][0] in LOWER_IS_BETTER
+        found[name] = _told(scores[0], scores[1], draws, less=less)
+        resampled.append(draws)
+    return {"method": METHOD, "tasks": found, "average": _average(first, second, shared, resampled)}
+
+
+def _average(
+    first: Mapping[str, Any], second: Mapping[str, Any], shared: Sequence[str], resampled: list[npt.NDArray[np.float64]]
+) -> dict[str, Any] | None:
+    """None where the tasks have no average."""
+    parts = [{**suite, "tasks": {name: suite["tasks"][name] for name in shared}} for suite in (first, second)]
+    scores = [list(by_seed(part).values()) for part in parts]
+    return _told(scores[0], scores[1], np.mean(resampled, axis=0), less=False) if all(scores) else None
+
+
+def _told(
+    first: Sequence[float], second: Sequence[float], draws: npt.NDArray[np.float64], *, less: bool
+) -> dict[str, Any]:
+    rows = interval(draws)
+    seeds: Seeds | None = paired_t(first, second) if len(first) >= ENOUGH_SEEDS else None
+    return {
+        "difference": float(np.mean(first) - np.mean(second)),
+        "rows": list(rows),
+        "seeds": asdict(seeds) if seeds else None,
+        "verdict": verdict(rows, seeds, less=less),
+    }
+
+
+def _check_alike(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    if one["metrics"] != other["metrics"]:
+        raise UserError(
+            f"The task '{name}' was measured by {', '.join(one['metrics'])} in one suite and by "
+            f"{', '.join(other['metrics'])} in the other; run both with the same suite file."
+        )
+    seeds = [[run["seed"] for run in task["runs"]] for task in (one, other)]
+    if seeds[0] != seeds[1]:
+        raise UserError(
+            f"The task '{name}' ran with the seeds {seeds[0]} in one suite and {seeds[1]} in the other; a paired test "
+            "needs the same seeds."
+        )
+
+
+def _scorers(
+    name: str, one: Path, other: Path, first: Mapping[str, Any], second: Mapping[str, Any]
+) -> tuple[tuple[list[Scorer], list[Scorer]], int]:
+    """A scorer a run of each suite, over the same rows; and how many rows these are."""
+    metrics = first["metrics"]
+    made: list[list[Scorer]] = []
+    labels: list[Rows] = []
+    for folder, task in ((one, first), (other, second)):
+        own: list[Scorer] = []
+        for run in task["runs"]:
+            outcomes, truth = _outcomes(folder / name / run["folder"])
+            own.append(scorer(task_of(folder / name / run["folder"] / "model"), outcomes, truth, metrics))
+            labels.append(truth)
+        made.append(own)
+    if not all(_same(labels[0], truth) for truth in labels):
+        raise UserError(
+            f"The task '{name}' was measured on other validation rows in {one} than in {other}; a paired test needs "
+            "the same rows."
+        )
+    return (made[0], made[1]), len(labels[0])
+
+
+def scorer(task: Task, outcomes: Rows, labels: Rows, metrics: Sequence[str]) -> Scorer:
+    """The mean of some metrics on drawn rows, from what the task kept of each row; NaN where they have none."""
+
+    def score(drawn: npt.NDArray[np.int64]) -> float:
+        found = task.score(_taken(outcomes, drawn), _taken(labels, drawn))
+        return float(np.mean([found.get(metric, np.nan) for metric in metrics]))
+
+    return score
+
+
+def _outcomes(run: Path) -> tuple[Rows, Rows]:
+    """What the run's last stage that trained the student kept of the validation rows."""
+    student = read_json(run / "result.json")["student"]
+    stages = [path for path in sorted((run / "stages").iterdir()) if path.name.partition("-")[2] == student]
+    if not stages:
+        raise FileError(f"The run in {run} has no stage '{student}'.")
+    return kept_outcomes(stages[0])
+
+
+def _taken(rows: Rows, drawn: npt.NDArray[np.int64]) -> Rows:
+    return [rows[number] for number in drawn] if isinstance(rows, list) else rows[drawn]
+
+
+def _same(one: Rows, other: Rows) -> bool:
+    return len(one) == len(other) and all(np.array_equal(a, b, equal_nan=True) for a, b in zip(one, other, strict=True))

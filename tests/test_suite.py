@@ -1,0 +1,256 @@
+"""A suite of tasks: what is run, what is not run again, what counts, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from safetensors import safe_open
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
+
+import potstill.cli
+from potstill.errors import ModelError, RecipeError, UserError
+from potstill.progress import Progress
+from potstill.suite.encoder import save_encoder
+from potstill.suite.running import run_suite
+from potstill.suite.tasks import suite_tasks
+from potstill.testing.contract import Unplugged, _Unplug
+from potstill.testing.tiny import bert, recipe, write_data
+from potstill.tokenizers import load_tokenizer
+
+SUITE = """\
+[recipe]
+data = { max_length = 16 }
+stage = [{ name = "tune", updates = 4, batch_size = 8, learning_rate = 2e-3 }]
+[tasks.topic]
+metrics = ["accuracy", "macro_f1"]
+data = { train = "./train.csv", validation = "./validation.csv" }
+[tasks.likeness]
+metrics = ["pearson"]
+task = { kind = "regression" }
+data = { train = "./train.csv", validation = "./validation.csv", text_pair = "other", label = "score" }
+"""
+
+
+def save(kind: type, folder: Path, **more: Any) -> Path:
+    """A small BERT of that class."""
+    tokenizer = load_tokenizer("vocab.txt", folder.parent)
+    config = {key: value for key, value in bert(1, 16, **more).items() if key != "model_type"}
+    kind(BertConfig(vocab_size=len(tokenizer), **config)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data, a suite file, and an encoder in "encoder"."""
+    place = write_data(tmp_path_factory.mktemp("suite"))
+    (place / "both.toml").write_text(SUITE)
+    save(BertModel, place / "encoder")
+    return place
+
+
+def ran(place: Path, folder: Path, *settings: str, progress: Progress | None = None, **more: Any) -> dict[str, Any]:
+    tasks = suite_tasks([str(place / "both.toml")], place, settings=settings)
+    options = {"grid": {}, "seeds": [1, 2], "folder": folder, "name": "encoder", "progress": progress, **more}
+    return run_suite(tasks, str(place / "encoder"), **options)
+
+
+def variant(place: Path, old: str, new: str) -> str:
+    """The suite with one thing changed, in a file of its own."""
+    assert old in SUITE
+    (place / "variant.toml").write_text(SUITE.replace(old, new))
+    return str(place / "variant.toml")
+
+
+def test_every_task_is_run_with_every_seed_and_nothing_is_run_twice(place: Path, tmp_path: Path) -> None:
+    found = ran(place, tmp_path)
+    assert list(found["tasks"]) == ["topic", "likeness"]
+    topic = found["tasks"]["topic"]
+    assert [run["seed"] for run in topic["runs"]] == [1, 2]
+    kept = json.loads((tmp_path / "topic" / topic["runs"][1]["folder"] / "result.json").read_text())
+    assert kept["student"] == "tune"
+    assert topic["runs"][0].keys() == {"seed", "folder", "accuracy", "macro_f1"}
+    assert json.loads((tmp_path / "suite.json").read_text()) == found
+    assert "| likeness | pearson |" in (tmp_path / "suite.md").read_text()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
+    assert len(before) == 8
+    assert ran(place, tmp_path) == found
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")} == before
+
+
+def test_a_suite_that_broke_off_goes_on_to_the_same_end(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(Unplugged):
+        ran(place, tmp_path / "broken", progress=_Unplug("tune", 10))  # in the third of four runs
+    assert not (tmp_path / "broken/likeness/seed=2").exists()
+    assert ran(place, tmp_path / "broken") == ran(place, tmp_path / "whole")
+
+
+def test_a_seed_more_runs_that_seed_only_although_the_weights_are_gone(place: Path, tmp_path: Path) -> None:
+    first = ran(place, tmp_path)
+    assert {path.name for path in tmp_path.glob("*/seed=*/**/*.safetensors")} == {"outcomes.safetensors"}
+    more = ran(place, tmp_path, seeds=[1, 2, 3])
+    assert more["tasks"]["topic"]["runs"][:2] == first["tasks"]["topic"]["runs"]
+    assert len(more["tasks"]["topic"]["runs"]) == 3
+
+
+def test_models_are_kept_where_that_is_asked_for(place: Path, tmp_path: Path) -> None:
+    ran(place, tmp_path, seeds=[1], keep_models=True)
+    assert (tmp_path / "topic/seed=1/model/model.safetensors").is_file()
+
+
+def test_the_setting_that_is_best_on_average_counts_and_is_told(place: Path, tmp_path: Path) -> None:
+    found = ran(place, tmp_path, grid={"stage.tune.learning_rate": [1e-6, 5e-3]})
+    topic = found["tasks"]["topic"]
+    tried = {row["stage.tune.learning_rate"]: row["accuracy"] for row in topic["tried"]}
+    best = max(tried, key=lambda rate: tried[rate])
+    assert topic["settings"] == {"stage.tune.learning_rate": best}
+    assert sum(run["accuracy"] for run in topic["runs"]) / 2 == pytest.approx(tried[best])
+    assert f"learning_rate {best}" in (tmp_path / "suite.md").read_text()
+
+
+def test_an_encoder_comes_without_its_head_and_without_what_it_never_had(place: Path, tmp_path: Path) -> None:
+    save(BertForSequenceClassification, place / "five-classes", num_labels=5)
+    save(BertForMaskedLM, place / "language")
+
+    def names(model: str) -> set[str]:
+        save_encoder(str(place / model), tmp_path / model)
+        with safe_open(tmp_path / model / "model.safetensors", "np") as weights:
+            return set(weights.keys())
+
+    pooler = {"pooler.dense.weight", "pooler.dense.bias"}
+    assert names("five-classes") == names("encoder")
+    assert names("encoder") - names("language") == pooler
+
+
+def test_a_classifier_of_other_classes_is_fine_tuned_with_a_new_head(place: Path, tmp_path: Path) -> None:
+    save(BertForSequenceClassification, place / "seven-classes", num_labels=7)
+    tasks = suite_tasks([str(place / "both.toml")], place)[:1]
+    options: dict[str, Any] = {"grid": {}, "seeds": [1], "name": "seven", "keep_models": True}
+    run_suite(tasks, str(place / "seven-classes"), folder=tmp_path, **options)
+    assert len(json.loads((tmp_path / "topic/seed=1/model/config.json").read_text())["id2label"]) == 3
+
+
+def test_the_folder_of_another_model_is_refused(place: Path, tmp_path: Path) -> None:
+    save(BertModel, place / "other")
+    save_encoder(str(place / "encoder"), tmp_path / "encoder")
+    save_encoder(str(place / "encoder"), tmp_path / "encoder")
+    with pytest.raises(ModelError, match="began with another model"):
+        save_encoder(str(place / "other"), tmp_path / "encoder")
+    with pytest.raises(ModelError, match="neither a folder here nor could it be fetched"):
+        save_encoder("not/there", tmp_path / "hub")
+
+
+def test_absent_data_is_told_and_left_out_or_refused(place: Path, tmp_path: Path) -> None:
+    notes: list[str] = []
+
+    class Told(Progress):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    absent = variant(place, './validation.csv", text_pair', './dev.csv", text_pair')
+    tasks = suite_tasks([absent], place)
+    options: dict[str, Any] = {"grid": {}, "seeds": [], "name": "encoder", "progress": Told()}
+    found = run_suite(tasks, str(place / "encoder"), folder=tmp_path / "left-out", **options)
+    assert "no file or folder" in found["tasks"]["likeness"]["absent"]
+    assert any(note.startswith("likeness: left out. ") for note in notes)
+    assert len(found["tasks"]["topic"]["runs"]) == 1
+    with pytest.raises(UserError, match="'likeness' cannot be run"):
+        run_suite(tasks, str(place / "encoder"), folder=tmp_path / "all", require_all=True, **options)
+    with pytest.raises(UserError, match=r"None of the suite's tasks has its data here; of 'likeness'"):
+        run_suite(tasks[1:], str(place / "encoder"), folder=tmp_path / "none", **options)
+    assert not (tmp_path / "all").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ('label = "score"', 'label = "scores"', r"has no column 'scores'.*Did you mean 'score'"),
+        (', validation = "./validation.csv" }', " }", r"'topic' of the suite names no data\.validation"),
+        ('"macro_f1"', '"makro_f1"', r"task 'topic'.*no metric 'makro_f1'.*Did you mean 'macro_f1'"),
+        ('metrics = ["pearson"]', 'metrics = "pearson"', r"task 'likeness'.*metrics"),
+        ('metrics = ["pearson"]', 'metriks = ["pearson"]', r"task 'likeness'.*unknown key 'metriks'"),
+        ("[recipe]", "[recipes]", r"variant\.toml.*unknown key 'recipes'.*Did you mean 'recipe'"),
+        ('kind = "regression"', 'kind = "regresion"', r"'regresion' is not an installed task"),
+        ("max_length = 16", 'max_length = "16"', r"task 'topic'.*\[data\].*max_length"),
+        ("[recipe]", "[recipe", r"variant\.toml', line 1.*not valid TOML"),
+    ],
+)
+def test_what_a_suite_cannot_say_is_one_sentence_before_anything_is_trained(
+    old: str, new: str, sentence: str, place: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        run_suite(
+            suite_tasks([variant(place, old, new)], place),
+            str(place / "encoder"),
+            grid={},
+            seeds=[],
+            folder=tmp_path / "runs",
+            name="encoder",
+        )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_recipes_are_tasks_too_with_the_encoder_in_the_students_place(place: Path, tmp_path: Path) -> None:
+    tables = recipe("hinton", teacher={"config": bert(1, 16), "tokenizer": "vocab.txt"})
+    for stage in tables["stage"]:
+        del stage["epochs"]
+        stage["updates"] = 3
+    (place / "taught.toml").write_text(tomli_w.dumps({**tables, "name": "taught"}))
+    [task] = suite_tasks([str(place / "taught.toml")], None)
+    assert (task.name, task.metrics, task.root) == ("taught", ("accuracy",), place)
+    options: dict[str, Any] = {"grid": {}, "seeds": [1, 2], "folder": tmp_path, "name": "encoder"}
+    found = run_suite([task], str(place / "encoder"), **options)
+    assert len(found["tasks"]["taught"]["runs"]) == 2
+    losses = (tmp_path / "taught/seed=2/stages/02-distil/metrics.jsonl").read_text()
+    assert "hinton.soft" in losses
+    copied = (tmp_path / "taught" / seed / "stages/01-teacher/result.json" for seed in ("seed=1", "seed=2"))
+    assert len({path.read_text() for path in copied}) == 1  # trained once
+
+
+def test_one_task_name_twice_and_no_suite_of_that_name(place: Path) -> None:
+    both = str(place / "both.toml")
+    with pytest.raises(RecipeError, match="Two tasks are called 'topic'"):
+        suite_tasks([both, both], place)
+    with pytest.raises(UserError, match=r"no suite 'gleu'; there are clue, glue.*Did you mean 'glue'"):
+        suite_tasks(["gleu"], None)
+
+
+def test_the_shipped_suites_name_files_below_a_data_root_and_the_hub_without_one(tmp_path: Path) -> None:
+    below = {task.name: task for task in suite_tasks(["glue"], tmp_path)}
+    hub = {task.name: task for task in suite_tasks(["glue", "clue"], None)}
+    assert list(below) == ["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte"]
+    assert below["stsb"].recipe["data"]["label"] == "score"
+    assert below["stsb"].recipe["data"]["train"] == "./stsb::train"
+    assert hub["stsb"].recipe["data"]["label"] == "label"
+    assert hub["mnli"].recipe["data"]["validation"] == "nyu-mll/glue:mnli::validation_matched"
+    assert set(hub) - set(below) == {"afqmc", "tnews", "ocnli"}
+    assert below["cola"].recipe["task"]["metric"] == "matthews"
+
+
+def test_plugins_and_settings_reach_every_task(place: Path) -> None:
+    changed = suite_tasks(
+        [str(place / "both.toml")], place, plugins=["fgm:epsilon=0.5"], settings=["data.max_length=9"]
+    )
+    for task in changed:
+        assert task.recipe["stage"][0]["plugins"] == ["fgm"]
+        assert task.recipe["data"]["max_length"] == 9
+    with pytest.raises(RecipeError, match="there is no stage 'tun'"):
+        suite_tasks([str(place / "both.toml")], place, settings=["stage.tun.updates=1"])
+
+
+def test_the_command_prints_the_table_and_its_json(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["suite", str(place / "both.toml"), "--model", str(place / "encoder"), "--seeds", "1,2", "-q"]
+    words += ["--folder", str(tmp_path)]
+    assert potstill.cli.main(words) == 0
+    table = capsys.readouterr().out
+    assert "accuracy / macro-F1" in table
+    assert "average" in table
+    assert "±" in table
+    assert potstill.cli.main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "encoder"

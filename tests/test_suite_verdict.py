@@ -1,0 +1,180 @@
+"""Two suites' runs against each other, and the tables that papers print."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import potstill.cli
+from potstill.cli.suite import model_names
+from potstill.errors import UserError
+from potstill.files import write_json
+from potstill.outcomes import NAME, keep_outcomes
+from potstill.progress import Progress
+from potstill.suite.tables import by_seed, score_rows, verdict_rows
+from potstill.suite.verdict import compare
+from tests.test_suite import place as place  # a fixture
+
+ROWS = 200
+
+
+def suite(folder: Path, scores: dict[str, float], seeds: int = 3, shift: int = 0) -> dict[str, Any]:
+    """A suite as its runs would have left it: of each task's rows that share is right, a row more with every seed."""
+    tasks = {}
+    for task, share in scores.items():
+        labels = (np.arange(ROWS) + shift) % 2
+        runs = []
+        for seed in range(seeds):
+            right = np.arange(ROWS) < round(share * ROWS) + seed
+            stage = folder / task / f"seed={seed}" / "stages" / "01-tune"
+            stage.mkdir(parents=True)
+            keep_outcomes(stage, np.eye(2, dtype=np.float32)[np.where(right, labels, 1 - labels)], labels)
+            write_json(stage.parents[1] / "result.json", {"student": "tune"})
+            (stage.parents[1] / "model").mkdir()
+            card = {"task": {"kind": "text-classification", "labels": ["no", "yes"]}}
+            write_json(stage.parents[1] / "model" / "potstill.json", card)
+            runs.append({"seed": seed, "folder": f"seed={seed}", "accuracy": float(right.mean())})
+        tasks[task] = {"metrics": ["accuracy"], "settings": {}, "runs": runs, "tried": []}
+    return {"model": str(folder), "name": folder.name, "tasks": tasks}
+
+
+def compared(tmp_path: Path, first: dict[str, float], second: dict[str, float], **more: Any) -> dict[str, Any]:
+    one, other = suite(tmp_path / "one", first, **more), suite(tmp_path / "other", second, **more)
+    return compare(one, other, tmp_path / "one", tmp_path / "other", Progress())
+
+
+def test_every_task_and_the_average_get_a_verdict(tmp_path: Path) -> None:
+    found = compared(tmp_path, {"a": 0.9, "b": 0.7, "c": 0.5}, {"a": 0.7, "b": 0.7, "c": 0.65})
+    assert {name: task["verdict"] for name, task in found["tasks"].items()} == {
+        "a": "better",
+        "b": "inconclusive",
+        "c": "worse",
+    }
+    a = found["tasks"]["a"]
+    assert a["difference"] == pytest.approx(0.2)
+    # Of 200 rows, 40 differ: a binomial of 0.2 over 200, whose deviation is sqrt(0.2 * 0.8 / 200) = 0.028.
+    assert a["rows"] == pytest.approx([0.2 - 1.96 * 0.0283, 0.2 + 1.96 * 0.0283], abs=0.012)
+    assert a["seeds"]["p"] < 1e-6
+    average = found["average"]
+    assert average["difference"] == pytest.approx((0.2 + 0 - 0.15) / 3)
+    low, high = average["rows"]
+    assert high - low < 0.6 * (a["rows"][1] - a["rows"][0])  # a third of the variance of three tasks, one of them 0
+    assert "paired t-test over seeds" in found["method"]
+
+
+def test_two_seeds_are_judged_by_the_rows_alone(tmp_path: Path) -> None:
+    found = compared(tmp_path, {"a": 0.9}, {"a": 0.7}, seeds=2)
+    assert found["tasks"]["a"]["seeds"] is None
+    assert found["tasks"]["a"]["verdict"] == "better"
+
+
+def test_a_table_of_both_shows_points_and_the_verdict(tmp_path: Path) -> None:
+    one, other = suite(tmp_path / "one", {"a": 0.9}), suite(tmp_path / "other", {"a": 0.7})
+    found = compare(one, other, tmp_path / "one", tmp_path / "other", Progress())
+    row, average = verdict_rows([one, other], found)
+    assert row["one"] == "90.50 ± 0.50"
+    assert row["other"] == "70.50 ± 0.50"
+    assert row["difference"] == "+20.00"
+    assert row["verdict"] == average["verdict"] == "better"
+    assert row["p over seeds"] == "0.000"
+
+
+def test_other_rows_other_seeds_and_no_task_in_common_are_refused(tmp_path: Path) -> None:
+    one = suite(tmp_path / "one", {"a": 0.9})
+    other_rows, fewer = suite(tmp_path / "rows", {"a": 0.9}, shift=1), suite(tmp_path / "fewer", {"a": 0.9}, seeds=2)
+
+    def against(found: dict[str, Any]) -> None:
+        compare(one, found, tmp_path / "one", tmp_path / found["name"], Progress())
+
+    with pytest.raises(UserError, match="'a' was measured on other validation rows"):
+        against(other_rows)
+    with pytest.raises(UserError, match=r"'a' ran with the seeds \[0, 1, 2\] in one suite and \[0, 1\]"):
+        against(fewer)
+    with pytest.raises(UserError, match="no finished task in common"):
+        against(suite(tmp_path / "b", {"b": 0.9}))
+    other_metric = suite(tmp_path / "metric", {"a": 0.9})
+    other_metric["tasks"]["a"]["metrics"] = ["macro_f1"]
+    with pytest.raises(UserError, match="measured by accuracy in one suite and by macro_f1"):
+        against(other_metric)
+    next((tmp_path / "one").rglob(NAME)).write_bytes(b"short")
+    with pytest.raises(UserError, match="outcomes of .* cannot be read"):
+        against(suite(tmp_path / "same", {"a": 0.9}))
+
+
+def made(**tasks: Any) -> dict[str, Any]:
+    return {"name": "m", "tasks": tasks}
+
+
+def task(*runs: tuple[float, ...], metrics: tuple[str, ...]) -> dict[str, Any]:
+    listed = [{"seed": seed, **dict(zip(metrics, run, strict=True))} for seed, run in enumerate(runs)]
+    return {"metrics": list(metrics), "settings": {}, "runs": listed, "tried": []}
+
+
+def test_the_average_is_that_of_the_tasks_with_several_metrics_as_their_mean() -> None:
+    found = made(
+        mrpc=task((0.8, 0.9), (0.7, 0.8), metrics=("accuracy", "f1")),
+        cola=task((0.5,), (0.3,), metrics=("matthews",)),
+        qnli={"absent": "no file"},
+    )
+    # seeds: (0.85 + 0.5) / 2 and (0.75 + 0.3) / 2
+    assert by_seed(found) == pytest.approx({0: 0.675, 1: 0.525})
+    assert score_rows([found]) == [
+        {"task": "mrpc", "metric": "accuracy / F1", "m": "75.00 ± 7.07 / 85.00 ± 7.07"},
+        {"task": "cola", "metric": "matthews", "m": "40.00 ± 14.14"},
+        {"task": "average", "metric": "", "m": "60.00 ± 10.61"},
+    ]
+
+
+def test_metrics_where_less_is_better_are_no_points_and_have_no_average() -> None:
+    found = made(lm=task((12.3,), metrics=("perplexity",)), a=task((0.5,), metrics=("accuracy",)))
+    assert by_seed(found) == {}
+    assert [row["m"] for row in score_rows([found])] == ["12.3000", "50.00", None]
+
+
+@pytest.mark.parametrize(
+    ("places", "names"),
+    [
+        (["/runs/student/model"], ["student"]),
+        (["/runs/one/model", "/runs/two/model"], ["one", "two"]),
+        (["/a/student", "/b/student"], ["a-student", "b-student"]),
+        (["google/bert-mini", "/a/student"], ["bert-mini", "student"]),
+    ],
+)
+def test_models_are_called_by_what_tells_them_apart(places: list[str], names: list[str]) -> None:
+    assert model_names(places) == names
+
+
+def test_a_model_against_itself_is_refused() -> None:
+    with pytest.raises(UserError, match="neither better nor worse than itself"):
+        model_names(["/a/student", "/a/student"])
+
+
+def test_the_command_judges_two_encoders_and_keeps_what_it_told(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import BertModel
+
+    from tests.test_suite import save
+
+    save(BertModel, place / "rival")
+    words = ["suite", str(place / "both.toml"), "--model", str(place / "encoder"), "--against", str(place / "rival")]
+    words += ["--seeds", "1,2,3", "-q", "--folder", str(tmp_path)]
+    assert potstill.cli.main(words) == 0
+    told = capsys.readouterr().out
+    assert "p over seeds" in told
+    assert "Each task is tested by itself" in told
+    assert (
+        (tmp_path / "encoder-against-rival.md")
+        .read_text()
+        .splitlines()[0]
+        .startswith("| task | metric | encoder | rival")
+    )
+    assert potstill.cli.main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == json.loads((tmp_path / "encoder-against-rival.json").read_text())
+    assert set(found["tasks"]) == {"topic", "likeness"}
+    assert found["average"]["verdict"] in ("better", "worse", "inconclusive")
