@@ -12,9 +12,11 @@ from rich.console import Console
 
 import potstill.cli
 from potstill.errors import UserError
-from potstill.report.curves import loss_curves, metric_curves, quality_picture
+from potstill.report.curves import loss_curves, metric_curves
+from potstill.report.elements import duration, tree
 from potstill.report.folder import RecordedRun
-from potstill.report.html import duration, tree, write_report
+from potstill.report.html import write_report
+from potstill.report.quality import picture, points
 from potstill.report.table import cell, columns_of, headline, markdown, model_rows, print_table
 from potstill.timing import Timing, records
 from tests.fabricated import EXPORTS, make_run
@@ -121,13 +123,33 @@ def test_curves_hold_the_logged_numbers(run: Path):
     assert metrics.data[0].y == pytest.approx((0.9041 * 0.9, 0.9041))
 
 
-def test_the_picture_shows_quality_over_latency_and_over_size_without_latency(run: Path):
-    title, figure = quality_picture(model_rows(run), "accuracy")
-    assert title == "Accuracy and latency"
-    assert [(point.x[0], point.y[0]) for point in figure.data] == [(12.5, 0.9312), (2.5, 0.9041), (1.25, 0.9022)]
-    title, figure = quality_picture(model_rows(run)[:2])
-    assert title == "Accuracy and size"
-    assert quality_picture([{"model": "m"}]) is None
+def test_one_picture_shows_quality_over_latency_and_size_of_every_model(run: Path):
+    title, figure = picture(points(RecordedRun(run)), "accuracy")
+    assert title == "Accuracy over latency and size"
+    drawn = [(mark.name, mark.xaxis, mark.x[0], mark.y[0]) for mark in figure.data]
+    assert drawn == [
+        ("teacher", "x2", 11.0 * 4, 0.9312),
+        ("distil", "x2", 11.0, 0.9041),
+        ("teacher.onnx", "x", 12.5, 0.9312),
+        ("teacher.onnx", "x2", 44.0, 0.9312),
+        ("distil.onnx", "x", 2.5, 0.9041),
+        ("distil.onnx", "x2", 11.0, 0.9041),
+        ("distil.int8.onnx", "x", 1.25, 0.9022),
+        ("distil.int8.onnx", "x2", 2.9, 0.9022),
+    ]
+    colours = {mark.name: mark.marker.color for mark in figure.data}
+    assert colours["teacher"] == colours["teacher.onnx"] != colours["distil"] == colours["distil.int8.onnx"]
+    symbols = {mark.name: mark.marker.symbol for mark in figure.data}
+    assert list(symbols.values()) == ["square", "circle", "diamond", "diamond", "triangle-up"]
+
+
+def test_a_picture_without_latency_shows_size_and_one_without_numbers_is_none(run: Path):
+    shutil.rmtree(run / "export")
+    (run / "result.json").unlink()
+    title, figure = picture(points(RecordedRun(run)))
+    assert title == "Accuracy over size"
+    assert len(figure.data) == 2
+    assert picture([]) is None
 
 
 def test_the_report_holds_models_curves_recipe_environment_and_parity(run: Path):
@@ -145,7 +167,7 @@ def test_the_report_holds_models_curves_recipe_environment_and_parity(run: Path)
         assert piece in text
     assert "Missing" not in text
     page = (run / "report.html").read_text(encoding="utf-8")
-    assert page.count('class="plotly-graph-div"') == 5
+    assert page.count('class="plotly-graph-div"') == 13
 
 
 def test_latency_of_several_shapes_is_a_grid_with_the_speed_up_or_why_there_is_none(run: Path):

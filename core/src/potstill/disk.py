@@ -20,6 +20,7 @@ _REFUSALS = {
     errno.EFBIG: ("it would be larger than `ulimit -f` or its disk allows", "raise the limit or name another place"),
     errno.EACCES: ("permission is denied", _RIGHT),
     errno.EPERM: ("it is not permitted", _RIGHT),
+    errno.EISDIR: ("a folder has its name", "move that or name another place"),
     errno.EROFS: ("its disk is read-only", "name another place"),
     errno.EMFILE: ("too many files are open", "raise the limit, as with `ulimit -n 4096`"),
     errno.ENFILE: ("too many files are open on this machine", "close some of its programs"),

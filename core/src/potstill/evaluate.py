@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,36 @@ from potstill.data.examples import Examples
 from potstill.progress import Bar
 from potstill.ranks import Ranks
 from potstill.tasks import Task
+from potstill.tasks.details import Details
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a model answered on some rows.
+
+    Attributes:
+        outcomes, labels: as `Task.outcome` gives them, in the order of the rows.
+        loss: the mean per target; None without any.
+    """
+
+    task: Task
+    examples: Examples
+    outcomes: Any
+    labels: Any
+    loss: float | None
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The task's scores, and the loss as "loss"; {} where no row has a label."""
+        return {
+            **self.task.score(self.outcomes, self.labels, self.examples),
+            **({} if self.loss is None else {"loss": self.loss}),
+        }
+
+    @property
+    def details(self) -> Details:
+        """The task's tables of where the model errs."""
+        return self.task.details(self.outcomes, self.labels, self.examples.student.lengths)
 
 
 def evaluate(
@@ -27,31 +58,32 @@ def evaluate(
     teacher_inputs: bool = False,
     check: Callable[[], None] = lambda: None,
     bar: Bar | None = None,
-    keep: Callable[[Any, Any], None] = lambda outcomes, labels: None,
 ) -> dict[str, float]:
     """The task's scores of a model, and its mean loss per target as "loss"; {} where no row has a label.
+
+    Args: as `measure`.
+    """
+    return measure(
+        module, examples, task, ranks, batch_size=batch_size, teacher_inputs=teacher_inputs, check=check, bar=bar
+    ).scores
+
+
+def measure(module: nn.Module, examples: Examples, task: Task, ranks: Ranks, **options: Any) -> Measured:
+    """What the scores and the details of a model come from.
 
     Args:
         module: left in the mode it was in, part by part.
         examples: rows, of which each rank runs its share.
-        teacher_inputs: feed the batches' `teacher` inputs instead of the `student` ones.
-        check: called between batches; may raise to stop.
-        keep: is handed what the task keeps of all rows, and of their labels, on every rank.
+        options: of `predict`.
     """
-    outcomes, labels, loss = predict(
-        module, examples, task, ranks, batch_size=batch_size, teacher_inputs=teacher_inputs, check=check, bar=bar
-    )
-    keep(outcomes, labels)
-    return {**task.score(outcomes, labels, examples), **({} if loss is None else {"loss": loss})}
+    return Measured(task, examples, *predict(module, examples, task, ranks, **options))
 
 
-def scores_of(logits: Tensor, examples: Examples, task: Task) -> dict[str, float]:
-    """`evaluate` of logits that are known already, [rows, classes] in the order of the rows."""
-    if not task.labelled(examples.labels):
-        return {}
+def measure_logits(logits: Tensor, examples: Examples, task: Task) -> Measured:
+    """`measure` of logits that are known already, [rows, classes] in the order of the rows; one row has a label."""
     labels = task.collate_labels(examples.labels, 0)
     batch = Batch({}, {}, labels, torch.arange(len(labels)))
-    return {**task.score(*task.outcome(logits, batch), examples), "loss": float(task.loss(logits, batch))}
+    return Measured(task, examples, *task.outcome(logits, batch), float(task.loss(logits, batch)))
 
 
 def predict(
@@ -68,6 +100,10 @@ def predict(
     """What the task keeps of every row's logits and labels (`Task.outcome`), in the order of the rows.
 
     Behind them the mean loss per target, None without any.
+
+    Args:
+        teacher_inputs: feed the batches' `teacher` inputs instead of the `student` ones.
+        check: called between batches; may raise to stop.
     """
     # Part by part, since a plugin may keep some of a model in eval mode while it trains.
     modes = [(part, part.training) for part in module.modules()]

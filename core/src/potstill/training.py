@@ -18,7 +18,7 @@ from potstill.context import Context
 from potstill.discovery import PLUGINS, installed
 from potstill.engine import Engine
 from potstill.errors import PluginError
-from potstill.evaluate import evaluate, scores_of
+from potstill.evaluate import Measured, measure, measure_logits
 from potstill.files import new_folder, read_json, sweep_drafts, write_json
 from potstill.models import CARD
 from potstill.outcomes import keep_outcomes
@@ -29,7 +29,10 @@ from potstill.references import FRESH, references, stage_named, tables_used
 from potstill.runfolder import RunFolder, content_key
 from potstill.stage import Stage, count_hooks
 from potstill.stagemodels import MODULES
+from potstill.tasks.details import Details
 
+DETAILS = "details.json"
+"""Beside a stage's result: where its model errs, and a teacher that came trained, by split."""
 _TOLD = ("accuracy", "macro_f1", "pearson", "perplexity", "loss")
 """The metrics that a stage's last line names, beside the one that decides."""
 
@@ -94,20 +97,22 @@ def _train(context: Context, plan: StagePlan, folder: Path, key: str) -> None:
         engine.judge.load_best(position)
     _check_hooks(stage)
     finished = stage.hook.finish_student(student=stage.student.module)
-    scores = {
-        "validation": _scores(stage, finished, "validation", keep=folder),
-        "test": _scores(stage, finished, "test"),
-    }
-    teacher = _outside_teacher(stage)
+    measured = {split: _measured(stage, finished, split) for split in ("validation", "test")}
+    teacher, teacher_measured = _outside_teacher(stage)
     if context.ranks.main:
         if stage.modules:
             with new_folder(folder / MODULES) as draft:
                 checkpoint.write_tree(draft, stage.weights()["modules"])
         _save(stage, finished, folder / "best")
+        if (answers := measured["validation"]) is not None:
+            keep_outcomes(folder, answers.outcomes, answers.labels)
+        details = {"model": _details(measured), "teacher": _details({"validation": teacher_measured})}
+        write_json(folder / DETAILS, {whose: found for whose, found in details.items() if found})
         facts = {
             "stage": plan.name,
             "trains": plan.trains,
             "plugins": list(plan.plugins),
+            "taught": _taught(stage),
             "explained": stage.explained,
             "key": key,
             "updates": position.update,
@@ -116,8 +121,8 @@ def _train(context: Context, plan: StagePlan, folder: Path, key: str) -> None:
             "seconds": position.seconds,
             "kept": plan.keep if position.best is not None else "last",
             "best": {"update": position.best_update, "value": position.best},
-            "metrics": scores["validation"],
-            "test": scores["test"],
+            "metrics": _scores(measured["validation"]),
+            "test": _scores(measured["test"]),
             "teacher": teacher,
             "parameters": sum(parameter.numel() for parameter in finished.parameters()),
             "bytes": sum(file.stat().st_size for file in (folder / "best").glob("*.safetensors")),
@@ -149,24 +154,13 @@ def _tidy(folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _scores(
-    stage: Stage, module: nn.Module, split: str, *, teacher_inputs: bool = False, keep: Path | None = None
-) -> dict[str, float] | None:
-    """The scores on a split's rows; None where it has none, or none with a label.
-
-    Args:
-        keep: the folder that what the task keeps of each row is written into.
-    """
+def _measured(stage: Stage, module: nn.Module, split: str, *, teacher_inputs: bool = False) -> Measured | None:
+    """What a model answers on a split's rows; None where it has none, or none with a label."""
     rows = stage.examples(split)
     if rows is None or not stage.task.labelled(rows.labels):
         return None
     context, size = stage.context, stage.plan.eval_batch_size
-
-    def kept(outcomes: Any, labels: Any) -> None:
-        if keep is not None and context.ranks.main:
-            keep_outcomes(keep, outcomes, labels)
-
-    return evaluate(
+    return measure(
         module,
         rows,
         stage.task,
@@ -174,27 +168,44 @@ def _scores(
         batch_size=size,
         teacher_inputs=teacher_inputs,
         check=context.check_stop,
-        keep=kept,
     )
 
 
-def _outside_teacher(stage: Stage) -> dict[str, Any] | None:
-    """Scores and size of a teacher that came trained and so has no stage of its own; None for any other."""
+def _scores(measured: Measured | None) -> dict[str, float] | None:
+    return None if measured is None else measured.scores
+
+
+def _details(measured: Mapping[str, Measured | None]) -> dict[str, Details]:
+    """The tables of where a model errs, by split; {} where the task has none."""
+    found = {split: answers.details for split, answers in measured.items() if answers is not None}
+    return {split: tables for split, tables in found.items() if tables}
+
+
+def _taught(stage: Stage) -> bool:
+    """Whether a teacher has a part in what the stage trains."""
+    return stage.looks_at_teacher or any("teacher" in plugin.requires for plugin in stage.plugins)
+
+
+def _outside_teacher(stage: Stage) -> tuple[dict[str, Any] | None, Measured | None]:
+    """Scores and size of a teacher that came trained and so has no stage of its own, and what it answered.
+
+    None for any other.
+    """
     if stage.plan.teacher is None or stage_named(stage.plan.teacher) is not None or not stage.looks_at_teacher:
-        return None
+        return None, None
     module = stage.teacher.module
-    scores = None if stage.teacher.fresh else _teacher_scores(stage)
+    measured = None if stage.teacher.fresh else _teacher_measured(stage)
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    return {"metrics": scores, "parameters": parameters, "bytes": 4 * parameters}
+    return {"metrics": _scores(measured), "parameters": parameters, "bytes": 4 * parameters}, measured
 
 
-def _teacher_scores(stage: Stage) -> dict[str, float] | None:
-    """The teacher's scores on the validation rows, of logits that another run may have computed already."""
+def _teacher_measured(stage: Stage) -> Measured | None:
+    """The teacher on the validation rows, by logits that another run may have computed already."""
     rows = stage.examples("validation")
     known = None if rows is None else teacher_logits(stage, rows)
     if rows is None or known is None:
-        return _scores(stage, stage.teacher.module, "validation", teacher_inputs=True)
-    return scores_of(known, rows, stage.task)
+        return _measured(stage, stage.teacher.module, "validation", teacher_inputs=True)
+    return measure_logits(known, rows, stage.task)
 
 
 def _sentence(facts: Mapping[str, Any], metric: str) -> str:

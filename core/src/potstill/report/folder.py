@@ -12,6 +12,9 @@ from typing import Any
 
 from potstill.errors import UserError
 
+BySplit = dict[str, dict[str, list[dict[str, Any]]]]
+"""Tables of where a model errs (`potstill.tasks.details`) by split and name."""
+
 
 @dataclass
 class StageFolder:
@@ -21,6 +24,7 @@ class StageFolder:
         name: without the number: "distil" for `stages/02-distil`.
         result: `result.json`, {} where the stage has not ended.
         losses, evaluations: the lines of `metrics.jsonl` with a "loss" and with an "evaluation", in order.
+        details: of "model" and of a "teacher" that came trained, by split: where they err.
     """
 
     name: str
@@ -28,6 +32,7 @@ class StageFolder:
     result: dict[str, Any]
     losses: list[dict[str, Any]]
     evaluations: list[dict[str, Any]]
+    details: dict[str, BySplit] = field(default_factory=dict)
 
 
 @dataclass
@@ -78,6 +83,20 @@ class RecordedRun:
             self.missing.append("stages/ is missing: nothing was trained.")
         return [self._stage(folder) for folder in folders]
 
+    @property
+    def metric(self) -> str | None:
+        """The metric that the recipe names."""
+        task = self.recipe.get("task")
+        metric = task.get("metric") if isinstance(task, dict) else None
+        return metric if isinstance(metric, str) else None
+
+    @property
+    def details(self) -> dict[str, BySplit]:
+        """Where each model errs, by its name and split; a teacher that came trained stands first."""
+        teachers = [stage.details["teacher"] for stage in self.stages if stage.details.get("teacher")]
+        found = {"teacher": teachers[-1]} if teachers else {}
+        return found | {stage.name: stage.details["model"] for stage in self.stages if stage.details.get("model")}
+
     @cached_property
     def exports(self) -> dict[str, dict[str, Any]]:
         """The contents of `export/<name>.json` by name; other JSON files there belong to the exported models."""
@@ -96,10 +115,13 @@ class RecordedRun:
     def _stage(self, folder: Path) -> StageFolder:
         where = f"stages/{folder.name}"
         lines = list(self._lines(f"{where}/metrics.jsonl"))
+        result = self._json(f"{where}/result.json", "the stage has not ended")
+        details = self._json(f"{where}/details.json", "an older potstill made no tables of errors") if result else {}
         return StageFolder(
             name=folder.name.split("-", 1)[-1],
             path=folder,
-            result=self._json(f"{where}/result.json", "the stage has not ended"),
+            result=result,
+            details={whose: _by_split(found) for whose, found in details.items()},
             losses=[line for line in lines if "loss" in line],
             evaluations=[line for line in lines if isinstance(line.get("evaluation"), dict)],
         )
@@ -133,3 +155,15 @@ class RecordedRun:
                 continue
             if isinstance(content, dict):
                 yield content
+
+
+def _by_split(content: Any) -> BySplit:
+    """The tables of a model by split, without whatever is no table."""
+    splits = content.items() if isinstance(content, dict) else ()
+    return {split: _tables(found) for split, found in splits if isinstance(found, dict)}
+
+
+def _tables(content: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    return {
+        name: [row for row in rows if isinstance(row, dict)] for name, rows in content.items() if isinstance(rows, list)
+    }

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from potstill.files import write_text
+from potstill.report.elements import (
+    columns_in_order,
+    document,
+    duration,
+    figure,
+    folded,
+    note,
+    pair,
+    section,
+    table,
+    tree,
+)
+from potstill.report.errors import errors, interval_table
 from potstill.report.folder import RecordedRun, StageFolder
-from potstill.report.table import cell, columns_of, heading, headline, is_number, rows_of
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
-_LONGEST_LIST = 12
+from potstill.report.table import columns_of, headline, is_number, rows_of
 
 
 def write_report(folder: Path) -> Path:
     """Writes `report.html` into a run folder, from whatever is there, and returns its path.
 
-    What is missing or cannot be read is named on the page. Raises: UserError where there is no such folder.
+    What is missing or cannot be read is named on the page.
+    Raises: UserError where there is no such folder; DiskError where it must not be written.
     """
     target = Path(folder) / "report.html"
     write_text(target, page(RecordedRun(Path(folder))))
@@ -30,26 +38,16 @@ def write_report(folder: Path) -> Path:
 
 def page(run: RecordedRun) -> str:
     """The whole page."""
-    from plotly.offline import get_plotlyjs
-
     sections = [
         _models(run),
-        _pictures(run),
+        _quality(run),
         _stages(run),
+        *_errors(run),
         _exports(run),
-        _recipe(run),
-        _environment(run),
-        _missing(run),
+        section("Recipe", f"<pre>{escape(run.recipe_text)}</pre>\n" if run.recipe_text else ""),
+        section("Environment", tree(run.environment) if run.environment else ""),
     ]
-    name = escape(run.name)
-    style, script = ((files("potstill.report") / name).read_text("utf-8") for name in ("style.css", "script.js"))
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{name} – potstill</title>\n<style>\n{style}</style>\n<script>{get_plotlyjs()}</script>\n</head>\n"
-        f"<body>\n<header>\n<h1>{name}</h1>\n{_lead(run)}</header>\n<main>\n{''.join(sections)}</main>\n"
-        f"<script>\n{script}</script>\n</body>\n</html>\n"
-    )
+    return document(run.name, _lead(run), [*sections, _missing(run)])
 
 
 def _lead(run: RecordedRun) -> str:
@@ -61,29 +59,28 @@ def _lead(run: RecordedRun) -> str:
         f"seed {run.recipe['seed']}" if "seed" in run.recipe else "",
         str(run.environment.get("device", "")),
     ]
-    return f"<p>{escape(' · '.join(part for part in parts if part))}</p>\n"
+    return " · ".join(part for part in parts if part)
 
 
 def _models(run: RecordedRun) -> str:
     rows = rows_of(run)
     if not rows:
-        return _section("Models", "<p>No model is finished yet.</p>\n")
-    note = "<p class='note'>Metrics are those on the validation rows, “test …” those on the test rows.</p>\n"
-    short, every = columns_of(rows, headline(_metric(run))), columns_of(rows)
-    more = f"<details><summary>All metrics</summary>\n{table(rows, every)}</details>\n" if short != every else ""
-    return _section("Models", table(rows, short) + note + more)
+        return section("Models", "<p>No model is finished yet.</p>\n")
+    short, every = columns_of(rows, headline(run.metric)), columns_of(rows)
+    more = folded("All metrics", table(rows, every)) if short != every else ""
+    told = note("Metrics are those on the validation rows, “test …” those on the test rows.")
+    return section("Models", table(rows, short) + told + interval_table(run.details) + more)
 
 
-def _pictures(run: RecordedRun) -> str:
-    from potstill.report.curves import quality_picture
+def _quality(run: RecordedRun) -> str:
+    from potstill.report.quality import NOTE, picture, points
 
-    picture = quality_picture(rows_of(run), _metric(run))
-    return _section(picture[0], _figure(picture[1], "quality")) if picture else ""
+    found = picture(points(run), run.metric)
+    return section(found[0], figure(found[1], "quality") + note(NOTE)) if found else ""
 
 
 def _stages(run: RecordedRun) -> str:
-    parts = [_stage(stage, number, _metric(run)) for number, stage in enumerate(run.stages, 1)]
-    return _section("Training", "".join(parts)) if parts else ""
+    return section("Training", "".join(_stage(stage, number, run.metric) for number, stage in enumerate(run.stages, 1)))
 
 
 def _stage(stage: StageFolder, number: int, metric: str | None) -> str:
@@ -91,18 +88,26 @@ def _stage(stage: StageFolder, number: int, metric: str | None) -> str:
 
     losses, metrics = loss_curves(stage), metric_curves(stage, headline(metric))
     figures = [
-        _figure(figure, f"{kind}-{number}") if figure else f"<p class='note'>No {what} was logged.</p>\n"
-        for figure, kind, what in ((losses, "loss", "loss"), (metrics, "metric", "evaluation"))
+        figure(curves, f"{kind}-{number}") if curves else note(f"No {what} was logged.")
+        for curves, kind, what in ((losses, "loss", "loss"), (metrics, "metric", "evaluation"))
     ]
-    return (
-        f"<h3>{number} {escape(stage.name)}</h3>\n{_stage_facts(stage)}<div class='pair'>\n{''.join(figures)}</div>\n"
-    )
+    return f"<h3>{number} {escape(stage.name)}</h3>\n{_stage_facts(stage)}{pair(figures)}"
+
+
+def _errors(run: RecordedRun) -> list[str]:
+    """Where the models err: on the validation rows, and folded on the test rows."""
+    found = {split: errors(run.details, split) for split in ("validation", "test")}
+    if found["validation"] and found["test"]:
+        return [
+            section("Errors on the validation rows", found["validation"] + folded("On the test rows", found["test"]))
+        ]
+    return [section(f"Errors on the {split} rows", body) for split, body in found.items()]
 
 
 def _stage_facts(stage: StageFolder) -> str:
     result = stage.result
     if not result:
-        return "<p class='note'>This stage has not ended.</p>\n"
+        return note("This stage has not ended.")
     best = result.get("best") or {}
     facts = [
         f"trains the {result['trains']}" if result.get("trains") else "",
@@ -118,7 +123,7 @@ def _stage_facts(stage: StageFolder) -> str:
 
 def _exports(run: RecordedRun) -> str:
     parts = [f"<h3>{escape(name)}</h3>\n{_export(content['facts'])}" for name, content in run.exports.items()]
-    return _section("Exports and parity", "".join(parts)) if parts else ""
+    return section("Exports and parity", "".join(parts))
 
 
 def _export(facts: Mapping[str, Any]) -> str:
@@ -139,86 +144,9 @@ def _latency(records: Any) -> str:
         return ""
     overview = table(shapes, columns_in_order(shapes)) if len(columns_in_order(shapes)) > 2 else ""
     lead = "<p>p50 in ms by batch size × tokens a row, and the speed-up over the first model:</p>\n" if overview else ""
-    return f"{lead}{overview}{table(every, columns(every))}<p class='note'>{escape(line)}</p>\n"
-
-
-def _recipe(run: RecordedRun) -> str:
-    text = run.recipe_text
-    return _section("Recipe", f"<pre>{escape(text)}</pre>\n") if text else ""
-
-
-def _environment(run: RecordedRun) -> str:
-    return _section("Environment", tree(run.environment)) if run.environment else ""
+    return f"{lead}{overview}{table(every, columns(every))}{note(line)}"
 
 
 def _missing(run: RecordedRun) -> str:
     lines = "".join(f"<li>{escape(sentence)}</li>\n" for sentence in dict.fromkeys(run.missing))
-    return _section("Missing", f"<ul>\n{lines}</ul>\n") if lines else ""
-
-
-def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Rows as an HTML table; numbers stand to the right."""
-    numbers = {column for column in columns if any(is_number(row.get(column)) for row in rows)}
-    kinds = {column: " class='number'" if column in numbers else "" for column in columns}
-    heads = "".join(f"<th{kinds[column]}>{escape(heading(column))}</th>" for column in columns)
-    lines = "".join(
-        f"<tr>{''.join(f'<td{kinds[name]}>{escape(cell(name, row.get(name)))}</td>' for name in columns)}</tr>\n"
-        for row in rows
-    )
-    return f"<div class='scroll'><table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{lines}</tbody></table></div>\n"
-
-
-def tree(content: Any) -> str:
-    """Nested facts: tables as description lists, lists of tables as tables, long lists cut with their length."""
-    if isinstance(content, Mapping):
-        entries = (f"<dt>{escape(heading(str(key)))}</dt><dd>{tree(value)}</dd>\n" for key, value in content.items())
-        return f"<dl>\n{''.join(entries)}</dl>\n"
-    if isinstance(content, list):
-        if content and all(isinstance(part, Mapping) for part in content):
-            return table(content[:_LONGEST_LIST], columns_in_order(content)) + _cut(content)
-        return escape(", ".join(map(str, content[:_LONGEST_LIST]))) + _cut(content)
-    if isinstance(content, bool):
-        return "yes" if content else "no"
-    return escape(cell("", content))
-
-
-def columns_in_order(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The rows' own keys, in the order they come."""
-    return list(dict.fromkeys(str(key) for row in rows for key in row))
-
-
-def duration(seconds: float) -> str:
-    """ "42 s", "3 min 20 s", "2 h 5 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def _cut(content: Sequence[Any]) -> str:
-    return f" … ({len(content)} in all)" if len(content) > _LONGEST_LIST else ""
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section>\n<h2>{escape(title)}</h2>\n{body}</section>\n"
-
-
-def _figure(figure: Figure, name: str) -> str:
-    from plotly.io import to_html
-
-    html: str = to_html(
-        figure,
-        full_html=False,
-        include_plotlyjs=False,
-        div_id=name,
-        config={"displayModeBar": False, "responsive": True},
-    )
-    return f"<div class='figure'>{html}</div>\n"
-
-
-def _metric(run: RecordedRun) -> str | None:
-    task = run.recipe.get("task")
-    metric = task.get("metric") if isinstance(task, dict) else None
-    return metric if isinstance(metric, str) else None
+    return section("Missing", f"<ul>\n{lines}</ul>\n" if lines else "")

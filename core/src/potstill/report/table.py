@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
@@ -121,7 +122,8 @@ def cell(column: str, value: Any) -> str:
         return f"{number:.1f}×" if number >= 2 or number == 1 else f"{number:.2f}×"
     if isinstance(value, int):
         return str(value)
-    return f"{number:.4f}" if column.removeprefix("test_") in METRICS else f"{number:.4g}"
+    metric = column.removeprefix("test_") in METRICS or column.startswith("F1 ")  # F1 of one of several models
+    return f"{number:.4f}" if metric else f"{number:.4g}"
 
 
 def scaled(number: float) -> str:
@@ -185,8 +187,8 @@ def _markdown_line(cells: Iterable[str]) -> str:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a number; True and False are none."""
-    return isinstance(value, Real) and not isinstance(value, bool)
+    """Whether a value is a finite number; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _position(name: str, order: Sequence[str]) -> int:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from potstill.data.table import Tokens
     from potstill.models import Model
     from potstill.recipe import TaskConfig
+    from potstill.tasks.details import Details
 
     Labels = npt.NDArray[Any] | list[Any]
 
@@ -226,6 +227,18 @@ class Task(ABC):
             logits, labels: as `outcome` gives them.
             rows: what was measured on, with the rows of the data and their labels.
         """
+
+    def details(self, outcomes: Labels, labels: Labels, lengths: npt.NDArray[Any]) -> Details:
+        """Where the model errs, as tables that the report shows (`potstill.tasks.details`); here none.
+
+        Asked once, at a stage's end, of the validation rows and of the test rows. The report draws the tables
+        "classes", "mistakes", "lengths", "points" and "intervals"; others it shows as they are.
+
+        Args:
+            outcomes, labels: as `outcome` gives them, of all rows; as in `score`, a list holds parts of the rows.
+            lengths: [rows] the student's tokens, special ones included.
+        """
+        return {}
 
     @abstractmethod
     def decode(

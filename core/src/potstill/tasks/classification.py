@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from potstill.batch import EXAMPLE, IGNORED
 from potstill.errors import DataError, RecipeError, did_you_mean
-from potstill.tasks import Prediction, Task, full_precision, scores
+from potstill.tasks import Prediction, Task, details, full_precision, scores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,12 +92,24 @@ class TextClassification(Task):
     def score(
         self, logits: npt.NDArray[Any] | list[npt.NDArray[Any]], labels: Any, rows: Examples | None = None
     ) -> dict[str, float]:
-        labels = np.asarray(labels)
-        kept = labels != IGNORED
-        if not kept.any():
+        predicted, labels, _ = _labelled(logits, labels)
+        return scores.classification(predicted, labels, len(self.names)) if len(labels) else {}
+
+    def details(self, outcomes: Any, labels: Any, lengths: npt.NDArray[Any]) -> details.Details:
+        """By class, who was taken for whom, by length, and Wilson's interval of the accuracy."""
+        predicted, labels, kept = _labelled(outcomes, labels)
+        if not len(labels):
             return {}
-        predicted = np.concatenate(logits) if isinstance(logits, list) else logits
-        return scores.classification(predicted[kept].argmax(-1), labels[kept], len(self.names))
+        right = predicted == labels
+        whole = details.share(right)
+        return {
+            "classes": details.by_class(predicted, labels, self.names),
+            "mistakes": details.mistakes(predicted, labels, self.names),
+            "lengths": details.by_length(lengths[kept], lambda rows: details.share(right[rows])),
+            "intervals": details.interval(
+                "accuracy", whole["accuracy"], (whole["low"], whole["high"]), len(right), "Wilson, 95 %"
+            ),
+        }
 
     def decode(
         self,
@@ -122,6 +134,14 @@ class TextClassification(Task):
         if all(_integer(name) is not None for name in found):
             return sorted(found - {"-1"}, key=int)
         return sorted(found)
+
+
+def _labelled(logits: Any, labels: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    """The predicted class and the label of each row that has one, and which rows [rows] these are."""
+    labels = np.asarray(labels)
+    kept = labels != IGNORED
+    rows = np.concatenate(logits) if isinstance(logits, list) else logits
+    return rows[kept].argmax(-1), labels[kept], kept
 
 
 def _class_of(value: Any, by_name: dict[str, int]) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from potstill.batch import IGNORED, TOKEN
 from potstill.data.masking import Masking, mask_id_of
 from potstill.errors import DataError, ModelError
-from potstill.tasks import Prediction, Task, full_precision
+from potstill.tasks import Prediction, Task, details, full_precision
 
 if TYPE_CHECKING:
     from potstill.batch import Batch
@@ -67,13 +68,31 @@ class LanguageModel(Task):
         self, logits: npt.NDArray[Any] | list[npt.NDArray[Any]], labels: Any, rows: Examples | None = None
     ) -> dict[str, float]:
         """The exponential of the mean loss, and the share of tokens predicted right, over all labels."""
-        sums = np.concatenate(logits) if isinstance(logits, list) else logits
+        sums = _rows(logits)
         count = int(np.sum(labels))
         if not count:
             return {}
         loss, right = sums.sum(0) / count
         with np.errstate(over="ignore"):
             return {"perplexity": float(np.exp(loss)), "accuracy": float(right)}
+
+    def details(self, outcomes: Any, labels: Any, lengths: npt.NDArray[Any]) -> details.Details:
+        """Perplexity and accuracy by length, and a bootstrap interval of the perplexity over the rows."""
+        sums, counts = _rows(outcomes), np.asarray(labels)
+        whole = self.score(sums, counts)
+        if not whole:
+            return {}
+
+        def perplexity(rows: npt.NDArray[Any]) -> float:
+            return self.score(sums[rows], counts[rows]).get("perplexity", math.nan)
+
+        ends = details.bootstrap(perplexity, len(counts))
+        return {
+            "lengths": details.by_length(lengths, lambda rows: self.score(sums[rows], counts[rows])),
+            "intervals": details.interval(
+                "perplexity", whole["perplexity"], ends, len(counts), "bootstrap over rows, 95 %"
+            ),
+        }
 
     def check_logits(self, student: Model, teacher: Model) -> None:
         """Both are over one vocabulary, of one size."""
@@ -159,6 +178,11 @@ class CausalLM(LanguageModel):
         last = inputs["attention_mask"].sum(1) - 1
         ends = torch.from_numpy(logits)[torch.arange(len(last)), last]
         return [{"words": [_words(end, tokenizer)]} for end in ends]
+
+
+def _rows(outcomes: Any) -> npt.NDArray[Any]:
+    """What is kept of every row, [rows, 2], in one array or in parts of the rows."""
+    return np.concatenate(outcomes) if isinstance(outcomes, list) else np.asarray(outcomes)
 
 
 def _at(logits: Tensor, places: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from potstill.batch import EXAMPLE
 from potstill.errors import DataError
-from potstill.tasks import Prediction, Task, full_precision, scores
+from potstill.tasks import Prediction, Task, details, full_precision, scores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,12 +47,31 @@ class Regression(Task):
     def score(
         self, logits: npt.NDArray[Any] | list[npt.NDArray[Any]], labels: Any, rows: Examples | None = None
     ) -> dict[str, float]:
-        labels = np.asarray(labels)
-        kept = ~np.isnan(labels)
-        if not kept.any():
+        predicted, labels, _ = _labelled(logits, labels)
+        return scores.regression(predicted, labels) if len(labels) else {}
+
+    def details(self, outcomes: Any, labels: Any, lengths: npt.NDArray[Any]) -> details.Details:
+        """Predictions beside the truth, the error by length, and a bootstrap interval of Pearson's correlation."""
+        predicted, labels, kept = _labelled(outcomes, labels)
+        if not len(labels):
             return {}
-        predicted = np.concatenate(logits) if isinstance(logits, list) else logits
-        return scores.regression(predicted.reshape(len(labels))[kept], labels[kept])
+        predicted, labels = predicted.astype(np.float64), labels.astype(np.float64)
+        whole = scores.regression(predicted, labels)["pearson"]
+
+        def error(rows: npt.NDArray[Any]) -> dict[str, float]:
+            found = scores.regression(predicted[rows], labels[rows])
+            return {"mse": found["mse"], "pearson": found["pearson"]}
+
+        def pearson(rows: npt.NDArray[Any]) -> float:
+            with np.errstate(all="ignore"):  # a sample of one value has no correlation
+                return float(np.corrcoef(predicted[rows], labels[rows])[0, 1])
+
+        ends = details.bootstrap(pearson, len(labels))
+        return {
+            "points": details.points(predicted, labels),
+            "lengths": details.by_length(lengths[kept], error),
+            "intervals": details.interval("pearson", whole, ends, len(labels), "bootstrap over rows, 95 %"),
+        }
 
     def decode(
         self,
@@ -63,6 +82,14 @@ class Regression(Task):
     ) -> list[dict[str, Any]]:
         """{"value": number} of each row of [rows, 1]."""
         return [{"value": float(value)} for value in np.reshape(logits, -1)]
+
+
+def _labelled(logits: Any, labels: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    """The predicted value and the label of each row that has one, and which rows [rows] these are."""
+    labels = np.asarray(labels)
+    kept = ~np.isnan(labels)
+    rows = np.concatenate(logits) if isinstance(logits, list) else logits
+    return rows.reshape(len(labels))[kept], labels[kept], kept
 
 
 def _number(value: Any, row: int, where: str) -> float:
