@@ -120,6 +120,7 @@ def _train(context: Context, plan: StagePlan, folder: Path, key: str) -> None:
             "rows": len(engine.train_rows),
             "seconds": position.seconds,
             "kept": plan.keep if position.best is not None else "last",
+            "metric": plan.metric or stage.task.metric,
             "best": {"update": position.best_update, "value": position.best},
             "metrics": _scores(measured["validation"]),
             "test": _scores(measured["test"]),

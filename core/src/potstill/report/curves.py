@@ -24,7 +24,7 @@ def loss_curves(stage: StageFolder) -> go.Figure | None:
     }
     if len(terms) != 1:
         series = {"loss": [(line.get("update"), line["loss"]) for line in stage.losses], **series}
-    return _lines(series, "loss", markers=False)
+    return lines(series, "loss", markers=False)
 
 
 def metric_curves(stage: StageFolder, metrics: Iterable[str] = ()) -> go.Figure | None:
@@ -43,10 +43,11 @@ def metric_curves(stage: StageFolder, metrics: Iterable[str] = ()) -> go.Figure 
         heading(name): [(line.get("update"), line["evaluation"].get(name)) for line in stage.evaluations]
         for name in names
     }
-    return _lines(series, "on the validation rows", markers=True)
+    return lines(series, "on the validation rows", markers=True)
 
 
-def _lines(series: Mapping[str, Sequence[tuple[Any, Any]]], axis: str, markers: bool) -> go.Figure:
+def lines(series: Mapping[str, Sequence[tuple[Any, Any]]], axis: str, markers: bool) -> go.Figure:
+    """A line a series of (update, value), without the points where one is no number."""
     figure = go.Figure()
     for number, (name, points) in enumerate(series.items()):
         known = [(x, y) for x, y in points if is_number(x) and is_number(y)]

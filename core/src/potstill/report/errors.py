@@ -45,7 +45,7 @@ def interval_table(models: Mapping[str, BySplit]) -> str:
 def _interval(row: Mapping[str, Any]) -> dict[str, str]:
     metric = str(row.get("metric"))
     value, low, high = (cell(metric, row.get(name)) for name in ("value", "low", "high"))
-    return {"metric": metric, "value": value, "interval": f"{low}–{high}", "how": str(row.get("how"))}
+    return {"metric": metric, "value": value, "interval": f"{low} to {high}", "how": str(row.get("how"))}
 
 
 def _classes(models: Models, name: str, split: str) -> str:

@@ -85,10 +85,11 @@ class RecordedRun:
 
     @property
     def metric(self) -> str | None:
-        """The metric that the recipe names."""
+        """The metric that the recipe names, else the one that the last finished stage was judged by."""
         task = self.recipe.get("task")
-        metric = task.get("metric") if isinstance(task, dict) else None
-        return metric if isinstance(metric, str) else None
+        named = task.get("metric") if isinstance(task, dict) else None
+        judged = [stage.result.get("metric") for stage in self.stages]
+        return next((metric for metric in (named, *reversed(judged)) if isinstance(metric, str)), None)
 
     @property
     def details(self) -> dict[str, BySplit]:

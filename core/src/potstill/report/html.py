@@ -76,7 +76,11 @@ def _quality(run: RecordedRun) -> str:
     from potstill.report.quality import NOTE, picture, points
 
     found = picture(points(run), run.metric)
-    return section(found[0], figure(found[1], "quality") + note(NOTE)) if found else ""
+    return (
+        section(found[0], figure(found[1], "quality") + note(f"A colour is a model with its exported forms. {NOTE}"))
+        if found
+        else ""
+    )
 
 
 def _stages(run: RecordedRun) -> str:

@@ -16,9 +16,9 @@ from potstill.report.table import METRICS, SIZES, heading, is_number, rows_of
 from potstill.tasks.details import wilson
 
 NOTE = (
-    "Squares are teachers, open circles students trained without a teacher, filled circles those with one, and "
-    "diamonds and triangles the exported forms of the model of their colour. Bars are 95 % intervals over the rows. "
-    "A dotted line is a model that has no measured latency and no exported form."
+    "Squares are teachers, open circles students trained without a teacher, filled circles those with one; diamonds "
+    "and triangles are exported forms. Bars are 95 % intervals over the rows. A dotted line is a model that has no "
+    "measured latency and no exported form."
 )
 _AXES = (("p50_ms", "latency p50, ms"), ("bytes", "size, MB"), ("parameters", "parameters, M"))
 _SCALE = {"bytes": 1e6, "parameters": 1e6}
@@ -35,16 +35,30 @@ class Point:
         origin: the model that it is, or that it was exported from; models of one origin have one colour.
         symbol: what plotly draws.
         intervals: low and high of metrics.
+        run: the name of its run where several are shown, each in one colour.
     """
 
     row: Mapping[str, Any]
     origin: str
     symbol: str
     intervals: Intervals
+    run: str = ""
 
     @property
     def name(self) -> str:
-        return str(self.row.get("model", "?"))
+        """As the pointer tells it."""
+        model = str(self.row.get("model", "?"))
+        return f"{self.run}: {model}" if self.run else model
+
+    @property
+    def legend(self) -> str:
+        """The line of the legend that it belongs to."""
+        return self.run or self.name
+
+    @property
+    def colour(self) -> str:
+        """What has one colour."""
+        return self.run or self.origin
 
 
 def points(run: RecordedRun) -> list[Point]:
@@ -99,14 +113,14 @@ def picture(points: Sequence[Point], metric: str | None = None) -> tuple[str, go
 def _figure(points: Sequence[Point], axes: Sequence[tuple[str, str]], metric: str) -> go.Figure:
     figure = make_subplots(1, len(axes), shared_yaxes=True, horizontal_spacing=0.04)
     style(figure, "", heading(metric))
-    colours = dict(zip(dict.fromkeys(point.origin for point in points), COLOURS * len(points), strict=False))
-    timed = {point.origin for point in points if _known(point.row, "p50_ms")}
+    colours = dict(zip(dict.fromkeys(point.colour for point in points), COLOURS * len(points), strict=False))
+    timed = {(point.run, point.origin) for point in points if _known(point.row, "p50_ms")}
     for point in points:
-        colour = colours[point.origin]
+        colour = colours[point.colour]
         for number, (column, _) in enumerate(axes, start=1):
             if _known(point.row, column):
                 _mark(figure, point, column, metric, colour, number)
-            elif column == "p50_ms" and point.origin not in timed:
+            elif column == "p50_ms" and (point.run, point.origin) not in timed:
                 height, line = point.row[metric], {"color": colour, "dash": "dot", "width": 2}
                 figure.add_shape(
                     type="line", x0=0, x1=1, y0=height, y1=height, line=line, xref="x domain", row=1, col=number
@@ -128,9 +142,9 @@ def _mark(figure: go.Figure, point: Point, column: str, metric: str, colour: str
         x=[float(point.row[column]) / _SCALE.get(column, 1)],
         y=[value],
         error_y={**bars, "thickness": 1, "width": 3, "visible": bool(bars)},
-        name=plain(point.name),
-        legendgroup=point.name,
-        showlegend=not any(trace.legendgroup == point.name for trace in figure.data),
+        name=plain(point.legend),
+        legendgroup=point.legend,
+        showlegend=not any(trace.legendgroup == point.legend for trace in figure.data),
         mode="markers",
         marker={
             "size": 9 if exported else 15,

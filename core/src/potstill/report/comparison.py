@@ -1,0 +1,91 @@
+"""Several runs beside each other: what differs in their recipes, and everything that was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from potstill.errors import RecipeError, UserError
+from potstill.recipe import Recipe, difference, load
+from potstill.report.folder import RecordedRun
+from potstill.report.seeds import Spread, by_seed, spreads
+from potstill.report.table import rows_of
+
+
+@dataclass
+class Comparison:
+    """Run folders under names of their own.
+
+    Raises: UserError where there are fewer than two, a folder holds no run, or their tasks differ.
+    """
+
+    folders: Sequence[Path]
+
+    def __post_init__(self) -> None:
+        if len(self.folders) < 2:
+            raise UserError(f"There is only '{self.folders[0]}': name two run folders or more.")
+        twice = next((folder for folder in self.folders if list(self.folders).count(folder) > 1), None)
+        if twice is not None:
+            raise UserError(f"'{twice}' is named twice; name each run folder once.")
+        short = [folder.resolve().name for folder in self.folders]
+        names = short if len(set(short)) == len(short) else [str(folder) for folder in self.folders]
+        self.runs = {name: RecordedRun(folder) for name, folder in zip(names, self.folders, strict=True)}
+        self.recipes = {name: _recipe(run) for name, run in self.runs.items()}
+        self._check_tasks()
+
+    def _check_tasks(self) -> None:
+        kinds = {name: recipe.task.kind for name, recipe in self.recipes.items()}
+        (first, kind), *others = kinds.items()
+        for name, other in others:
+            if other != kind:
+                raise RecipeError(
+                    f"The run '{first}' is of the task '{kind}' and '{name}' of '{other}', whose metrics cannot be "
+                    "compared; name runs of one task."
+                )
+
+    @property
+    def differences(self) -> dict[str, list[str]]:
+        """Of every run but the first, lines such as "student.hidden_size: 256 → 128"."""
+        (_, first), *others = self.recipes.items()
+        return {name: difference(first, recipe) for name, recipe in others}
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of every run's table of models, each with the name of its run."""
+        return [{"run": name, **row} for name, run in self.runs.items() for row in rows_of(run)]
+
+    @cached_property
+    def seeds(self) -> dict[str, dict[str, dict[str, Spread]]]:
+        """The spreads of every group of two or more runs that differ by their seeds alone, by the group's name."""
+        groups = [group for group in by_seed(self.recipes) if len(group) > 1]
+        return {_together(group): spreads({name: self.runs[name] for name in group}) for group in groups}
+
+    @property
+    def metric(self) -> str | None:
+        """The metric that the first run's recipe names."""
+        return next(iter(self.runs.values())).metric
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the numbers should know, a sentence each."""
+        found = [
+            f"The run '{name}' has not ended; what is finished is shown."
+            for name, run in self.runs.items()
+            if not (run.path / "result.json").is_file()
+        ]
+        if len({run.environment.get("data") for run in self.runs.values() if run.environment.get("data")}) > 1:
+            found.append("The runs read different data, so their metrics may be of different rows.")
+        return found
+
+
+def _recipe(run: RecordedRun) -> Recipe:
+    if not (run.path / "recipe.toml").is_file():
+        raise UserError(f"The folder '{run.path}' holds no run.")
+    return load(run.path / "recipe.toml")
+
+
+def _together(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]}, … {names[-1]} ({len(names)} runs)"
