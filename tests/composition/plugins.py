@@ -36,6 +36,8 @@ REFUSED: Mapping[frozenset[str], str] = {
 }
 """Pairs that make no sense, and words of the sentence that says so."""
 PAIRS = list(combinations(OPTIONS, 2))
+LANGUAGE: Mapping[str, Mapping[str, Any]] = {"distilbert": {"cos": 0.0}}
+"""Plugins that distil language models alone, and their options here."""
 BILSTM = {"plugin": "bilstm", "vocab": "characters.txt", "embedding_size": 8, "hidden_size": 8}
 CHARACTERS = ["<PAD>", "<UNK>", " ", *"abcdefghijklmnopqrstuvwxyz"]
 
@@ -56,7 +58,8 @@ def together(names: Collection[str], teacher: str, *, calm: bool = False, **stag
     elif "theseus" in names:
         del tables["student"]  # it is half of the teacher
     own = [name for name in names if name != "bilstm"]
-    options = {name: {**OPTIONS[name], **_beside(name, names)} for name in own}
+    known = {**OPTIONS, **LANGUAGE}
+    options = {name: {**known[name], **_beside(name, names)} for name in own}
     tables["stage"] = [
         {
             "name": "distil",

@@ -13,7 +13,7 @@ from potstill.errors import UserError
 from potstill.exporting import export_folder
 from potstill.plugin_checks import hook_names
 from potstill.testing import assert_resumes_exactly
-from tests.composition.plugins import OPTIONS, PAIRS, REFUSED, together
+from tests.composition.plugins import LANGUAGE, OPTIONS, PAIRS, REFUSED, together
 
 
 @pytest.mark.parametrize("pair", [pair for pair in PAIRS if frozenset(pair) not in REFUSED], ids=" + ".join)
@@ -42,5 +42,5 @@ def test_a_pair_that_makes_no_sense_is_refused_in_a_sentence(
 def test_every_plugin_of_a_stage_is_among_the_pairs() -> None:
     classes = {found.name: found.load() for found in installed(PLUGINS)}
     ours = {name for name, cls in classes.items() if hook_names(cls) != {"export"}}
-    language = {"distilbert", "distilbert_student"}  # which have another task
-    assert ours - {"core"} <= set(OPTIONS) | language | {"apex"}  # which needs CUDA
+    alone = {"distilbert_student", "apex"}  # one makes a student, the other needs CUDA
+    assert ours - {"core"} <= {*OPTIONS, *LANGUAGE, *alone}
