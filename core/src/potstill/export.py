@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ class ExportJob:
         max_length: the longest row in tokens that the run was made for.
         progress: what to tell the user while working.
         rows: the validation rows themselves, which some tasks score with a look at.
+        columns: of the data, by role; None where there is none.
     """
 
     student: Model
@@ -39,6 +40,7 @@ class ExportJob:
     max_length: int
     progress: Progress
     rows: Examples | None = None
+    columns: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,8 @@ def export_student(context: Context, last: StageResult, run: Path) -> list[Artif
     plan = next(plan for plan in context.recipe.stages if plan.name == last.name)
     student = load_model(run / "model", context.task)
     teacher = _teacher(context, plan, last)
-    rows = context.examples_alone(
-        "validation", student.tokenizer, teacher.tokenizer if teacher else None, context.recipe.data
-    )
+    data = context.recipe.data
+    rows = context.examples_alone("validation", student.tokenizer, teacher.tokenizer if teacher else None, data)
     assert rows is not None, "the context has seen that they are named"
 
     def job(folder: Path) -> ExportJob:
@@ -63,9 +62,10 @@ def export_student(context: Context, last: StageResult, run: Path) -> list[Artif
             context.task,
             folder,
             batches_of(rows),
-            context.recipe.data.max_length,
+            data.max_length,
             context.stoppable,
             rows,
+            {"text": data.text, "text_pair": data.text_pair, "label": data.label},
         )
 
     return write_exports(context.recipe.export.tables(), job, run / "export")
@@ -146,7 +146,9 @@ def export_folder(
     told = progress or Progress()
 
     def job(folder: Path) -> ExportJob:
-        return ExportJob(saved.model, compared, saved.task, folder, batches_of(rows), saved.max_length, told, rows)
+        return ExportJob(
+            saved.model, compared, saved.task, folder, batches_of(rows), saved.max_length, told, rows, saved.columns
+        )
 
     return write_exports(plugins, job, out)
 

@@ -23,10 +23,12 @@ from potstill.data.source import Source, open_source
 from potstill.data.table import TokenTable, record
 from potstill.errors import DataError, ModelError, UserError
 from potstill.evaluate import evaluate
-from potstill.models import Model, check_length, load_model, longest_row, read_card, task_of
+from potstill.models import CARD, Model, check_length, load_model, longest_row, read_card, task_of
+from potstill.onnxmodel import SUFFIX, OnnxModel
 from potstill.progress import Progress
 from potstill.ranks import Ranks
 from potstill.tasks import Task
+from potstill.tokenizers import load_tokenizer
 
 _LENGTH = 128
 """Tokens a row at most where a model's folder does not say it."""
@@ -73,24 +75,40 @@ class Saved:
         return Examples(table, None, labels, self.task, (pad, pad), source=source)
 
 
-def open_saved(folder: Path, max_length: int | None = None) -> Saved:
+def open_saved(path: Path, max_length: int | None = None) -> Saved:
     """A model folder and its card; folders that potstill did not write get text, label and at most 128 tokens.
+
+    Args:
+        path: the folder, or an .onnx file that an export wrote.
 
     Raises: ModelError where the model has parts without a value, or cannot read `max_length` tokens.
     """
+    exported = path.suffix == SUFFIX
+    folder = path.parent if exported else path
     card = read_card(folder)
     task = task_of(folder)
     columns = {
         role: card.get(role, default) for role, default in (("text", "text"), ("text_pair", None), ("label", "label"))
     }
-    model = load_model(folder, task)
+    model = _exported(path, card) if exported else load_model(folder, task)
     if model.fresh:
         raise ModelError(
             f"The model in {folder} is not trained for this: no checkpoint gave its {model.fresh[-1]} a value."
         )
     length = max_length or card.get("max_length") or min(_LENGTH, longest_row(model.module) or _LENGTH)
     check_length(model.module, length, "model")
+    if exported and length > card["max_length"]:
+        raise ModelError(f"max_length = {length}, but {path} was exported for rows of {card['max_length']} tokens.")
     return Saved(model, task, length, columns)
+
+
+def _exported(path: Path, card: Mapping[str, Any]) -> Model:
+    if not {"task", "max_length"} <= card.keys():
+        raise ModelError(
+            f"Beside {path} there is no {CARD} that says what it was made for; name the file in the folder that "
+            "`potstill export` wrote."
+        )
+    return Model(OnnxModel(path), load_tokenizer(str(path.parent), None))
 
 
 def evaluate_folder(
@@ -106,6 +124,7 @@ def evaluate_folder(
     """The scores of a saved model on a data file.
 
     Args:
+        folder: the model's, or an .onnx file of an export.
         columns: text, text_pair, label, where they differ from the training data's.
     """
     saved = open_saved(folder, max_length)

@@ -10,7 +10,7 @@ from typing import Any
 
 from potstill.errors import UserError
 
-_DATA_FILES = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt"}
+_DATA_FILES = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".conll"}
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,12 @@ def model(spec: str, option: str) -> str:
     if (inner / "config.json").is_file():
         return os.path.abspath(inner)
     return _absolute(spec, option, looks_local=spec.count("/") > 1)
+
+
+def finished_model(path: str) -> Path:
+    """The folder of a finished model as `model_folder` finds it, or an .onnx file of an export."""
+    file = Path(path).expanduser()
+    return file if file.suffix == ".onnx" and file.is_file() else model_folder(path)
 
 
 def model_folder(path: str) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from potstill.cli.compose import data_path, model_folder
+from potstill.cli.compose import data_path, finished_model
 from potstill.cli.display import main_process, make_progress
 from potstill.cli.options import json_option, quiet_option
 from potstill.cli.output import say_json
@@ -28,13 +28,15 @@ from potstill.cli.output import say_json
 def evaluate(model: str, data: str, quiet: bool, as_json: bool, **changes: Any) -> None:
     """Measure a finished model on a data file.
 
-    MODEL is a run folder or a model folder; DATA a file, a folder of files, or a hub id with "::split".
+    MODEL is a run folder, a model folder, or an .onnx file in the folder of an export; DATA a file, a folder of files,
+    or a hub id with "::split".
 
     \b
-    Example:
+    Examples:
       potstill evaluate runs/thucnews-bilstm data/thucnews_titles/test.parquet
+      potstill evaluate runs/thucnews-bilstm/export/model.int8.onnx data/thucnews_titles/test.parquet
     """
-    folder = model_folder(model)
+    folder = finished_model(model)
     spec = data_path(data, "DATA")
 
     from potstill.quiet import quiet_libraries

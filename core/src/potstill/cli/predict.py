@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from potstill.cli.compose import data_path, model_folder
+from potstill.cli.compose import data_path, finished_model
 from potstill.cli.options import json_option
 from potstill.cli.output import say_json
 from potstill.errors import UserError
@@ -24,17 +24,18 @@ from potstill.errors import UserError
 def predict(model: str, texts: tuple[str, ...], file: str | None, text_pair: str | None, as_json: bool) -> None:
     """Label texts with a finished model, a line each; with --json a JSON object a line.
 
-    MODEL is a run folder or a model folder. Without TEXT and --file, texts are read from standard input, one a line.
-    What is told of a text is the task's: its label, its value, the tags and entities of its words, the answer to a
-    question, the words for its masks.
+    MODEL is a run folder, a model folder, or an .onnx file in the folder of an export. Without TEXT and --file, texts
+    are read from standard input, one a line. What is told of a text is the task's: its label, its value, the tags and
+    entities of its words, the answer to a question, the words for its masks.
 
     \b
     Examples:
       potstill predict runs/demo "Opens a socket and waits for a connection."
       potstill predict runs/demo --file texts.csv --json > labels.jsonl
+      potstill predict runs/demo/export/model.int8.onnx --file texts.csv
       potstill predict runs/squad "Who wrote it?" --text-pair "It was written by Ada in 1843."
     """
-    folder = model_folder(model)
+    folder = finished_model(model)
     given = _given(texts, file, text_pair)
 
     from potstill.quiet import quiet_libraries

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -74,11 +74,7 @@ class QuestionAnswering(Task):
         return {}
 
     def encode(self, columns: dict[str, list[Any]], tokenizer: Any, max_length: int) -> Encoded:
-        if "text_pair" not in columns:
-            raise DataError(
-                f"The task '{self.name}' reads a question (data.text) and its context (data.text_pair), and there is "
-                'no context; name its column, as in text_pair = "context".'
-            )
+        _check_context(columns)
         asked, stride = self.options.max_question_tokens, self.options.stride
         return windows(columns["text"], columns["text_pair"], tokenizer, max_length, asked, stride)
 
@@ -93,6 +89,7 @@ class QuestionAnswering(Task):
 
         Raises: DataError, naming the row, for an empty question or context, or no answer where there must be one.
         """
+        _check_context(source.dataset.column_names)
         moved = lost = 0
         spans = []
         for row, (question, context, value) in enumerate(_rows_of(source), 1):
@@ -133,6 +130,8 @@ class QuestionAnswering(Task):
 
     def logits(self, output: Any) -> Tensor:
         """[batch, seq, 2]: how likely an answer begins, and ends, at each token."""
+        if "logits" in output:  # an exported model
+            return super().logits(output)
         return torch.stack((output["start_logits"], output["end_logits"]), dim=-1)
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
@@ -215,6 +214,14 @@ class QuestionAnswering(Task):
         start, end = _characters(best, window, rows)
         probability = float(np.exp(score - max(scores)) / total)
         return {"answer": context[start:end], "score": probability, "start": start, "end": end}
+
+
+def _check_context(columns: Collection[str]) -> None:
+    if "text_pair" not in columns:
+        raise DataError(
+            f"The task '{QuestionAnswering.name}' reads a question (data.text) and its context (data.text_pair), and "
+            'there is no context; name its column, as in text_pair = "context".'
+        )
 
 
 def _rows_of(source: Source) -> Iterator[tuple[str, str, dict[str, Any] | None]]:

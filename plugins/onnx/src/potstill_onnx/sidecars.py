@@ -23,11 +23,12 @@ def write_sidecars(job: ExportJob, like: Mapping[str, Tensor]) -> list[Path]:
     if config is not None:
         config.save_pretrained(str(job.folder))
     card = {
-        "task": job.task.config.model_dump(mode="json"),
+        "task": {**job.task.config.model_dump(mode="json"), "labels": job.task.names},
         "labels": job.task.names,
         "max_length": job.max_length,
         "inputs": input_names(job.student.module, like),
         "output": "logits",
+        **job.columns,
     }
     write_json(job.folder / CARD, card)
     return sorted(path for path in set(job.folder.rglob("*")) - before if path.is_file())
