@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from potstill.testing.tiny import SUBJECTS, recipe, sentence
+from potstill.testing.tiny import COMMON, SUBJECTS, recipe, sentence
 
 TAGS = ["O", *(f"{prefix}-{subject}" for subject in SUBJECTS for prefix in "BI")]
 """Of `write_tags`, in their order."""
@@ -39,21 +39,24 @@ def tags_of(words: list[str]) -> list[str]:
 def write_questions(folder: Path, train: int = 64, validation: int = 24, seed: int = 6) -> None:
     """Writes train-questions.jsonl and validation-questions.jsonl beside what `tiny.write_data` wrote.
 
-    Columns: "question" (a word), "context", "answers" and "answer_start" (the same word there); every fifth question
-    has no answer.
+    Columns: "question" (a subject, by its first word), "context" (common words, and one or two of a subject),
+    "answers" and "answer_start" (these one or two); every fifth question is about another subject and has no answer.
     """
     draw = random.Random(seed)
     for name, rows in (("train", train), ("validation", validation)):
-        lines = []
-        for row in range(rows):
-            context = sentence(draw, draw.choice(list(SUBJECTS)))
-            words = context.split()
-            others = [word for known in SUBJECTS.values() for word in known if word not in words]
-            word = draw.choice(others if row % 5 == 4 else words)
-            starts = [] if row % 5 == 4 else [len(" ".join(words[: words.index(word)])) + (words.index(word) > 0)]
-            answers = [word] * len(starts)
-            lines.append({"question": word, "context": context, "answers": answers, "answer_start": starts})
-        _write(folder / f"{name}-questions.jsonl", lines)
+        _write(folder / f"{name}-questions.jsonl", [_question(draw, row % 5 != 4) for row in range(rows)])
+
+
+def _question(draw: random.Random, answerable: bool) -> dict[str, Any]:
+    subject, other = draw.sample(list(SUBJECTS), 2)
+    before, behind = (" ".join(draw.choices(COMMON, k=draw.randint(1, 6))) for _ in range(2))
+    answer = " ".join(draw.sample(SUBJECTS[subject][1:], draw.randint(1, 2)))
+    return {
+        "question": SUBJECTS[subject if answerable else other][0],
+        "context": f"{before} {answer} {behind}",
+        "answers": [answer] if answerable else [],
+        "answer_start": [len(before) + 1] if answerable else [],
+    }
 
 
 def tagging(*plugins: str, **more: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from potstill.errors import ModelError
 from potstill.plugin import Plugin, PluginConfig, hookimpl
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ class BiLSTM(Plugin):
         from potstill_bilstm.modeling import BiLSTMConfig, BiLSTMForSequenceClassification
         from potstill_bilstm.tokenizer import character_tokenizer, read_vocabulary
 
+        if stage.task.auto_class != "AutoModelForSequenceClassification":
+            raise ModelError(
+                f"A BiLSTM of this plugin has one answer a row, and the task '{stage.task.name}' asks for one a token; "
+                "take a transformer, as in [student] config or layers."
+            )
         tokenizer = character_tokenizer(read_vocabulary(stage.path(self.config.vocab)))
         config = BiLSTMConfig(
             vocab_size=len(tokenizer),

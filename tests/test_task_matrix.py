@@ -1,0 +1,189 @@
+"""Every plugin of a stage on every task whose labels stand at tokens: it trains, and resumes exactly after a kill."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import potstill
+from potstill.errors import ModelError, UserError
+from potstill.exporting import export_folder
+from potstill.saved import evaluate_folder, open_saved, predict
+from potstill.testing import assert_resumes_exactly
+from potstill.testing.contract import weights
+from potstill.testing.stages import engine_of, stage_of
+from potstill.testing.tiny import bert, write_data
+from potstill.testing.words import asking, tagging, write_questions, write_tags
+from tests.composition.plugins import CALM, OPTIONS
+
+TASKS: dict[str, Callable[[], dict[str, Any]]] = {"token-classification": tagging, "question-answering": asking}
+"""A task and its recipe; another task is another line."""
+PLUGINS = [name for name in OPTIONS if name != "bilstm"]
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "bilstm": ({}, "has one answer a row"),
+    "distilbert": ({}, "The plugin 'distilbert' distils language models"),
+    "diito": ({"positions": "masked"}, "and the task '.*' masks none"),
+    "tinybert": (
+        {"augmentation": {"passes": 1}, "intermediate": False},
+        r"changes the text of rows, and in the task '.*' labels belong to places of the text; leave it out",
+    ),
+}
+"""What makes no sense, and words of the sentence that says so."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data, and a trained teacher of four layers for each task, in a folder of the task's name."""
+    place = write_data(tmp_path_factory.mktemp("matrix"))
+    write_tags(place)
+    write_questions(place)
+    (place / "characters.txt").write_text("<PAD>\n<UNK>\n", encoding="utf-8")
+    for name, made in TASKS.items():
+        tables = made()
+        tables["teacher"]["config"] = bert(4)
+        tables["stage"] = [{**tables["stage"][0], "epochs": 10}]
+        potstill.run(tables, folder=place / "runs" / name, data_root=place)
+        (place / "runs" / name / "model").rename(place / name)
+    return place
+
+
+def cell(task: str, plugin: str, options: dict[str, Any] | None = None, **stage: Any) -> dict[str, Any]:
+    """A stage of one plugin, five updates long, with `task`'s teacher; hinton beside what has no loss of its own."""
+    tables = TASKS[task]()
+    tables["teacher"] = {"model": task}
+    tables["student"] = {"config": bert(1, 16)}
+    if plugin == "bilstm":
+        tables["student"] = {"plugin": "bilstm", "vocab": "characters.txt", "embedding_size": 8, "hidden_size": 8}
+    if plugin == "theseus":
+        del tables["student"]  # it is half of the teacher
+    own = {"accumulate": ["hinton", "accumulate"], "assistant": ["assistant", "hinton"], "bilstm": ["hinton"]}
+    named = own.get(plugin, [plugin])
+    tables["stage"] = [
+        {
+            "name": "distil",
+            "plugins": named,
+            "updates": 5,
+            "batch_size": 8,
+            "learning_rate": 1e-3,
+            "log_every": 1,
+            "checkpoint_every": 1,
+            **{name: {**OPTIONS.get(name, {}), **((options or {}) if name == plugin else {})} for name in named},
+            **stage,
+        }
+    ]
+    return tables
+
+
+@pytest.mark.parametrize("plugin", PLUGINS)
+@pytest.mark.parametrize("task", TASKS)
+def test_a_plugin_trains_a_task_and_resumes_exactly(task: str, plugin: str, place: Path, tmp_path: Path) -> None:
+    tables = cell(task, plugin)
+    result = assert_resumes_exactly(tables, data=place, folder=tmp_path, stage="distil", after=3)
+    [folder] = (path for path in (tmp_path / "whole/stages").iterdir() if path.name.endswith("-distil"))
+    logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in logged if "loss" in line]
+    assert len(losses) == 5
+    assert all(math.isfinite(loss) and loss > 0 for loss in losses)
+    assert result.stages["distil"]["updates"] == 5
+    assert result.metrics["f1"] >= 0
+    if len(result.stages) == 1 and plugin != "theseus":  # which hands on a part of what it trains
+        stage = stage_of(tables, place, tmp_path / "start")
+        with stage.exit:
+            before, after = stage.student.module.state_dict(), weights(tmp_path / "whole", "distil")
+            assert any(not torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("plugin", REFUSED)
+@pytest.mark.parametrize("task", TASKS)
+def test_what_makes_no_sense_is_refused_in_a_sentence(task: str, plugin: str, place: Path, tmp_path: Path) -> None:
+    options, told = REFUSED[plugin]
+    with pytest.raises(UserError, match=told):
+        potstill.run(cell(task, plugin, options), folder=tmp_path / "run", data_root=place)
+
+
+def gradients(tables: dict[str, Any], place: Path, folder: Path) -> list[Tensor]:
+    """Of the first update, in float64."""
+    found: list[Tensor] = []
+
+    def clip(parameters: list[Tensor]) -> Tensor:
+        found.extend(parameter.grad.clone() for parameter in parameters if parameter.grad is not None)
+        return torch.zeros(())
+
+    engine = engine_of(tables, place, folder)
+    stage = engine.stage
+    stage.student.module.double()
+    stage.teacher.module.double()
+    stage._slots.claim("clip", clip, by="test")
+    with stage.exit:
+        engine.train()
+    return found
+
+
+@pytest.mark.parametrize("batches", [2, 4])
+@pytest.mark.parametrize("task", TASKS)
+def test_gradients_of_hinton_accumulated_are_those_of_one_batch(
+    task: str, batches: int, place: Path, tmp_path: Path
+) -> None:
+    """All rows are one update; some have no label, and windows of one question fall into several micro-batches."""
+
+    def tables(size: int, group: int) -> dict[str, Any]:
+        made = cell(task, "accumulate", {"batches": group}, batch_size=size, updates=1, teacher_once=False)
+        made["student"] = {"config": bert(1, 16, **CALM)}
+        made["data"]["labelled_rows"] = 40
+        return made
+
+    stage = stage_of(tables(8, 1), place, tmp_path / "count")
+    with stage.exit:
+        rows = len(stage.examples("train"))
+    whole = gradients(tables(rows, 1), place, tmp_path / "whole")
+    parts = gradients(tables(-(-rows // batches), batches), place, tmp_path / "parts")
+    assert whole
+    for one, many in zip(whole, parts, strict=True):
+        torch.testing.assert_close(many, one, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_student_learns_what_its_teacher_knows_and_exports_with_parity_and_the_same_scores(
+    task: str, place: Path, tmp_path: Path
+) -> None:
+    tables = cell(task, "hinton", updates=60, learning_rate=5e-3)
+    result = potstill.run(tables, folder=tmp_path / "run", data_root=place)
+    [path] = (tmp_path / "run/stages").glob("*-distil/metrics.jsonl")
+    losses = [line["loss"] for line in map(json.loads, path.read_text().splitlines()) if "loss" in line]
+    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
+    onnx = {"quantize": False, "rounds": 2}
+    [artifact] = export_folder(tmp_path / "run/model", {"onnx": onnx}, tmp_path / "export", data_root=place)
+    [parity] = artifact.facts["parity"].values()
+    assert parity["max_difference"] < 1e-5
+    assert parity["equal_predictions"] > 0.999
+    assert artifact.facts["timing"][0]["p50_ms"] > 0
+    expected = {name: value for name, value in result.metrics.items() if name != "loss"}
+    assert parity["torch"] == parity["onnx"] == pytest.approx(expected)
+    file, rows = tmp_path / "export/model.onnx", place / tables["data"]["validation"]
+    assert evaluate_folder(file, str(rows)) == pytest.approx(result.metrics, abs=1e-5)
+    assert _told(file, rows) == _told(tmp_path / "run/model", rows)
+
+
+def _told(model: Path, rows: Path) -> list[dict[str, Any]]:
+    """Predictions but for their scores, which differ in their last digits."""
+    return [{key: value for key, value in row.items() if key != "score"} for row in predict(model, rows)]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_an_exported_model_without_what_lies_beside_it_is_refused(task: str, place: Path, tmp_path: Path) -> None:
+    onnx = {"quantize": False, "time": False, "teacher": False}
+    export_folder(
+        place / task, {"onnx": onnx}, tmp_path / "export", TASKS[task]()["data"]["validation"], data_root=place
+    )
+    with pytest.raises(ModelError, match=r"max_length = 20, but .*model\.onnx was exported for rows of 1. tokens\."):
+        open_saved(tmp_path / "export/model.onnx", 20)
+    (tmp_path / "export/potstill.json").unlink()
+    with pytest.raises(ModelError, match=r"Beside .*model\.onnx there is no potstill\.json that says what it was made"):
+        open_saved(tmp_path / "export/model.onnx")
