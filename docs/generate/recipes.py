@@ -6,6 +6,7 @@ import inspect
 import json
 import types
 import typing
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
@@ -14,8 +15,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from docs.generate.markdown import docstring, table
+from potstill.discovery import installed
 from potstill.recipe import Recipe
 from potstill.settings import CorpusConfig, DataConfig, ExportConfig, ModelConfig, StagePlan, TaskConfig
+from potstill.tasks import GROUP, task_class
 
 TABLES: tuple[tuple[str, type[BaseModel]], ...] = (
     ("Top of the file", Recipe),
@@ -45,7 +48,15 @@ is text.
 
 def page() -> str:
     """The whole page."""
-    return INTRODUCTION + "".join(f"\n## {heading}\n\n{_section(model)}" for heading, model in TABLES)
+    return INTRODUCTION + "".join(f"\n## {heading}\n\n{_section(model)}" for heading, model in (*TABLES, *_tasks()))
+
+
+def _tasks() -> Iterator[tuple[str, type[BaseModel]]]:
+    """The options of each task that has any."""
+    for entry in sorted(installed(GROUP), key=lambda entry: entry.name):
+        options = task_class(entry.name).Options
+        if options.model_fields:
+            yield f'`[task]` with `kind = "{entry.name}"`', options
 
 
 def _section(model: type[BaseModel]) -> str:

@@ -49,6 +49,8 @@ class QuestionAnswering(Task):
     choice_axis = 1
 
     class Options(Settings):
+        """Keys of `[task]` in this task."""
+
         stride: int | None = Field(default=None, ge=0)
         """Tokens of a long context that each window shares with the one before it; a third of a window if left out."""
         max_question_tokens: int = Field(default=64, ge=1)

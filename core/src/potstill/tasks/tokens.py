@@ -47,6 +47,8 @@ class TokenClassification(Task):
     units: ClassVar = (PREDICTED,)
 
     class Options(Settings):
+        """Keys of `[task]` in this task."""
+
         label_all: bool = False
         """Whether every token of a word learns its tag, not only the first one."""
         scheme: Literal["IOB1", "IOB2", "IOE1", "IOE2", "IOBES", "BILOU"] | None = None
