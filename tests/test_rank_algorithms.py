@@ -11,6 +11,7 @@ import torch
 
 from potstill.testing import weights
 from potstill.testing.tiny import bert, recipe
+from potstill.testing.words import asking, tagging, write_questions, write_tags
 from tests.nursery import Nursery
 
 CALM = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -45,10 +46,14 @@ RECIPES: dict[str, dict[str, Any]] = {
         "diito": {"positions": "masked", "pairs": "batch"},
     },
     "hinton on next words + accumulate": {"plugins": ["hinton", "accumulate"]},
+    "hinton on tags + accumulate": {"plugins": ["hinton", "accumulate"]},
+    "hinton on answers + accumulate": {"plugins": ["hinton", "accumulate"]},
     "pgd on rows + accumulate": {"plugins": ["pgd", "accumulate", "hinton"], "pgd": {"steps": 2}},
 }
 TASKS = {"distilbert + diito + accumulate": "masked-lm", "hinton on next words + accumulate": "causal-lm"}
 """Those that learn language; the others learn classes."""
+AT_TOKENS = {"hinton on tags + accumulate": tagging, "hinton on answers + accumulate": asking}
+"""Those whose labels stand at tokens, with the recipe of their data."""
 GPT2 = {"model_type": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 48}
 STILL = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 
@@ -57,6 +62,10 @@ STILL = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 def test_two_processes_train_what_one_trains(name: str, nursery: Nursery, data: Path, tmp_path: Path) -> None:
     tables = recipe(student={"config": bert(1, 16, **CALM)})
     tables["teacher"]["config"] = bert(2, 32, **CALM)
+    if name in AT_TOKENS:
+        write_tags(data)
+        write_questions(data)
+        tables |= {key: value for key, value in AT_TOKENS[name]().items() if key in ("task", "data")}
     if name in TASKS:
         tables["task"] = {"kind": TASKS[name]}
     if TASKS.get(name) == "causal-lm":
