@@ -187,7 +187,7 @@ def test_a_folder_of_splits_is_not_mixed(tmp_path: Path) -> None:
             r"line 1: 'text' is 5, not text as in line 2\.",
         ),
         ("a.jsonl", '{"text": "a", "label": 1}\n{"text": null}', r"line 2: 'text' is null, not text\."),
-        ("a.jsonl", '{"text": "a", "label": [1]}', r"line 1: the label \[1\] is neither text nor a number\."),
+        ("a.jsonl", '{"text": "a", "label": {"b": 1}}', r"line 1: the label \{'b': 1\} is no text, number or list"),
         ("a.jsonl", '{"text": "a", "lable": 1}', r"has no column 'label'.*Did you mean 'lable'\?"),
         ("a.jsonl", '{"txt": "a", "label": 1}', r"line 1, has no column 'text'"),
         ("a.parquet", b"no parquet at all", r"a\.parquet is not a readable Parquet file"),

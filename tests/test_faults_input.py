@@ -117,7 +117,7 @@ def run(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         ("behind.json", "there is more behind the array's end, at character 32"),
         ("table.json", "has no column 'text' (data.text); its columns are 'data'"),
         ("numbers.json", "row 1: 1 is not an object with columns"),
-        ("list-label.jsonl", "line 1: the label ['sea'] is neither text nor a number"),
+        ("list-label.jsonl", "row 1: the label ['sea'] is none of the 3 labels"),
         ("textless-row.jsonl", "line 2, has no column 'text'"),
         ("labelless.jsonl", "has no column 'label' (data.label)"),
         ("train.csv.gz", "ends in '.gz'; files may end in .csv"),

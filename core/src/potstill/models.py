@@ -195,7 +195,9 @@ def task_of(folder: Path) -> Task:
     elif task_class(config.kind).label_column and config.labels is None and (folder / "config.json").is_file():
         labels = list(_labels(read_config(folder)).values())
         single = len(labels) == 1 and not card
-        config = config.model_copy(update={"kind": "regression"} if single else {"labels": labels})
+        several = read_config(folder).get("problem_type") == "multi_label_classification" and not card
+        kind = "multi-label" if several else config.kind
+        config = config.model_copy(update={"kind": "regression"} if single else {"kind": kind, "labels": labels})
     return load_task(config, config.labels if isinstance(config.labels, list) else None)
 
 

@@ -33,7 +33,7 @@ from potstill.tasks.details import Details
 
 DETAILS = "details.json"
 """Beside a stage's result: where its model errs, and a teacher that came trained, by split."""
-_TOLD = ("accuracy", "macro_f1", "pearson", "perplexity", "loss")
+_TOLD = ("accuracy", "micro_f1", "macro_f1", "pearson", "perplexity", "loss")
 """The metrics that a stage's last line names, beside the one that decides."""
 
 

@@ -78,10 +78,5 @@ def _cell(value: Any) -> str:
     if isinstance(value, dict):  # an entity, or a word with its probability
         return f"{_cell(value['text'])} ({value['entity']})" if "entity" in value else _cell([*value.values()])
     if isinstance(value, list):
-        between = " | " if any(isinstance(part, list) for part in value) else ", " if _of_dicts(value) else " "
-        return between.join(map(_cell, value))
+        return (" | " if any(isinstance(part, list) for part in value) else ", ").join(map(_cell, value)) or "–"
     return " ".join(str(value).split())
-
-
-def _of_dicts(value: Sequence[Any]) -> bool:
-    return any(isinstance(part, dict) for part in value)

@@ -140,8 +140,10 @@ def _json(path: Path, columns: Columns, shapes: Shapes) -> Iterator[Row]:
     for place, row in squad_rows(path) or _objects(path):
         seen.update(dict.fromkeys(row))
         plain = "label" in columns and "label" not in shapes
-        if plain and not isinstance(row.get(columns["label"]), str | int | float | None):
-            raise DataError(f"{path}, {place}: the label {row[columns['label']]!r} is neither text nor a number.")
+        if plain and not isinstance(row.get(columns["label"]), str | int | float | list | None):
+            raise DataError(
+                f"{path}, {place}: the label {row[columns['label']]!r} is no text, number or list of these."
+            )
         found: Row = {}
         for role, name in columns.items():
             if role in shapes and role != "label":
@@ -215,13 +217,21 @@ def _typed_labels(dataset: Dataset) -> Dataset:
     written = values_of(dataset, "label")
     meant = {label: None if label is None else json.loads(label) for label in set(written)}
     labels = [meant[label] for label in written]
-    if any(isinstance(label, str) for label in labels):
+    if any(isinstance(label, list) for label in labels):
+        labels = [None if label is None else _names_of(label) for label in labels]
+    elif any(isinstance(label, str) for label in labels):
         labels = [None if label is None else str(label) for label in labels]
     elif any(isinstance(label, float) for label in labels):
         labels = [None if label is None else float(label) for label in labels]
     elif not all(isinstance(label, bool | None) for label in labels):
         labels = [None if label is None else int(label) for label in labels]
     return with_labels(dataset, labels)
+
+
+def _names_of(label: Any) -> list[str | None]:
+    """The labels of a row as text, since a column holds values of one type; one alone is a list of one."""
+    parts = label if isinstance(label, list) else [label]
+    return [None if part is None else str(part) for part in parts]
 
 
 def _text_only(columns: Columns, path: Path) -> Columns:

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
-METRICS = ("accuracy", "macro_f1", "f1", "precision", "recall", "matthews", "pearson", "spearman")
+METRICS = ("accuracy", "micro_f1", "macro_f1", "f1", "precision", "recall", "matthews", "pearson", "spearman")
 """Metrics in the order of their columns; others follow by name. A metric on the test rows is "test_" + name."""
 SIZES = ("parameters", "bytes", "p50_ms", "p95_ms", "speedup")
 COLUMNS = ("model", *METRICS, *SIZES)
 """The columns that have a place; every other key of a row gets one between the metrics and the sizes."""
 
 _HEADINGS = {
+    "micro_f1": "micro-F1",
     "macro_f1": "macro-F1",
     "f1": "F1",
     "bytes": "size",
@@ -35,7 +36,7 @@ _HEADINGS = {
     "speedup": "speed-up",
     "learning_rate": "learning rate",
 }
-_HEADLINE = ("accuracy", "macro_f1", "pearson", "spearman")
+_HEADLINE = ("accuracy", "micro_f1", "macro_f1", "pearson", "spearman")
 """What a terminal has room for, with the recipe's own metric; the HTML report shows every metric."""
 
 

@@ -282,8 +282,12 @@ class Task(ABC):
             )
 
     @staticmethod
-    def names_from(values: Iterable[Any]) -> list[str]:
-        """The classes' names as the training data has them, where the recipe gives none."""
+    def names_from(values: Iterable[Any], options: Any = None) -> list[str]:
+        """The classes' names as the training data has them, where the recipe gives none.
+
+        Args:
+            options: the task's own, checked; None: their defaults.
+        """
         return []
 
 
@@ -346,7 +350,8 @@ def label_names(config: TaskConfig, root: Path, values: Iterable[Any]) -> list[s
     """
     given = config.labels
     if given is None:
-        return task_class(config.kind).names_from(values)
+        kind = task_class(config.kind)
+        return kind.names_from(values, checked_options(kind, config))
     names = _names_in(root / given) if isinstance(given, str) else list(given)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -57,7 +57,7 @@ class TextClassification(Task):
             "problem_type": "single_label_classification",
         }
 
-    def targets(self, values: list[Any], where: str) -> npt.NDArray[np.int64]:
+    def targets(self, values: list[Any], where: str) -> npt.NDArray[Any]:
         """[rows] classes: a value is a class's name, or else its number; -1 is no label unless a class is named so."""
         known: dict[Any, int] = {}
         numbers = np.empty(len(values), dtype=np.int64)
@@ -66,16 +66,17 @@ class TextClassification(Task):
             hashable = not isinstance(value, list | dict)
             number = known.get(value) if hashable else None
             if number is None:
-                number = _class_of(value, by_name) if hashable else None
+                number = class_of(value, by_name) if hashable else None
                 if number is None:
-                    raise DataError(self._unknown(value, row, where))
+                    raise self.unknown(value, row, where)
                 known[value] = number
             numbers[row] = number
         return numbers
 
-    def _unknown(self, value: Any, row: int, where: str) -> str:
+    def unknown(self, value: Any, row: int, where: str) -> DataError:
+        """The error for a label that is none of the classes."""
         listed = ", ".join(f"'{name}'" for name in self.names[:_FEW]) + (", …" if len(self.names) > _FEW else "")
-        return (
+        return DataError(
             f"{where}, row {row + 1}: the label {value!r} is none of the {len(self.names)} labels {listed}."
             f"{did_you_mean(str(value), self.names)} Correct the row or name all labels in task.labels."
         )
@@ -128,9 +129,9 @@ class TextClassification(Task):
         ]
 
     @staticmethod
-    def names_from(values: Iterable[Any]) -> list[str]:
+    def names_from(values: Iterable[Any], options: Any = None) -> list[str]:
         """Every label that occurs, as text: numbers in their order, else by the alphabet. -1 is no label."""
-        found = {name for name in map(_name, values) if name}
+        found = {name for name in map(_one_name, values) if name}
         if all(_integer(name) is not None for name in found):
             return sorted(found - {"-1"}, key=int)
         return sorted(found)
@@ -144,7 +145,7 @@ def _labelled(logits: Any, labels: Any) -> tuple[npt.NDArray[Any], npt.NDArray[A
     return rows[kept].argmax(-1), labels[kept], kept
 
 
-def _class_of(value: Any, by_name: dict[str, int]) -> int | None:
+def class_of(value: Any, by_name: dict[str, int]) -> int | None:
     """The class that a raw value stands for, `IGNORED` for a missing one, None where it stands for none."""
     name = _name(value)
     if not name:
@@ -155,6 +156,15 @@ def _class_of(value: Any, by_name: dict[str, int]) -> int | None:
     if number == -1:
         return IGNORED
     return number if number is not None and 0 <= number < len(by_name) else None
+
+
+def _one_name(value: Any) -> str:
+    if isinstance(value, list):
+        raise DataError(
+            f"A row's label is the list {value!r:.60}; text-classification takes one label a row, and the task "
+            "'multi-label' any number."
+        )
+    return _name(value)
 
 
 def _name(value: Any) -> str:

@@ -36,9 +36,12 @@ def by_class(predicted: npt.NDArray[Any], labels: npt.NDArray[Any], names: Seque
         predicted, labels: [n] classes, none missing.
     """
     count = len(names)
-    support = np.bincount(labels, minlength=count)
-    told = np.bincount(predicted, minlength=count)
     right = np.bincount(labels[predicted == labels], minlength=count)
+    return by_count(np.bincount(labels, minlength=count), np.bincount(predicted, minlength=count), right, names)
+
+
+def by_count(support: npt.NDArray[Any], told: npt.NDArray[Any], right: npt.NDArray[Any], names: Sequence[str]) -> Rows:
+    """`by_class`, of how often each class is there, is told, and both; [classes] each."""
     rows = [
         {
             "class": names[number],

@@ -1,4 +1,4 @@
-"""Metrics of classes and values; scipy is imported when the first correlation is asked for."""
+"""Metrics of classes and values; scikit-learn and scipy are imported when a score first needs them."""
 
 from __future__ import annotations
 
@@ -56,6 +56,30 @@ def _matthews(right: float, there: npt.NDArray[Any], told: npt.NDArray[Any]) -> 
     rows = there.sum()
     spread = (rows**2 - told @ told) * (rows**2 - there @ there)
     return float((right * rows - told @ there) / math.sqrt(spread)) if spread > 0 else 0.0
+
+
+def multi_label(logits: npt.NDArray[Any], labels: npt.NDArray[Any]) -> dict[str, float]:
+    """F1 over all yes and no (micro) and as a mean over classes (macro), rows that are right in every class, precision.
+
+    A logit above 0 is a yes. As in scikit-learn, a class that neither occurs nor is predicted has F1 0. The average
+    precision is the mean over the classes that some row has, NaN where there is none; it goes by the order of the
+    logits alone.
+
+    Args:
+        logits: [n, classes].
+        labels: [n, classes], 0 or 1.
+    """
+    from sklearn.metrics import accuracy_score, average_precision_score, f1_score
+
+    predicted, occurs = (logits > 0).astype(np.int64), labels.any(0)
+    precision = average_precision_score(labels[:, occurs], logits[:, occurs]) if occurs.any() else math.nan
+    scores = {
+        "micro_f1": f1_score(labels, predicted, average="micro", zero_division=0),
+        "macro_f1": f1_score(labels, predicted, average="macro", zero_division=0),
+        "subset_accuracy": accuracy_score(labels, predicted),
+        "average_precision": precision,
+    }
+    return {name: float(value) for name, value in scores.items()}
 
 
 def regression(predicted: npt.NDArray[Any], values: npt.NDArray[Any]) -> dict[str, float]:

@@ -265,7 +265,7 @@ class TokenClassification(Task):
             yield {"entity": str(kind), "text": text, "first": int(first), "last": int(last)}
 
     @staticmethod
-    def names_from(values: Iterable[Any]) -> list[str]:
+    def names_from(values: Iterable[Any], options: Any = None) -> list[str]:
         """Every tag that occurs: "O" first, then by the alphabet, kinds together; numbers in their order."""
         found = {tag for row in values if row is not None for tag in row} - {"-100"}
         if found and all(tag.isdecimal() or tag == "-1" for tag in found):
