@@ -25,6 +25,7 @@ from docs.generate.recipes import TABLES
 from potstill.cli.group import potstill
 from potstill.loader import make_plugins
 from potstill.recipe import parse
+from potstill.suite.tasks import suite_tasks
 
 ROOT = Path(__file__).parents[1]
 FILES = [
@@ -75,9 +76,13 @@ def resolve(words: list[str]) -> tuple[click.Command, list[str]]:
 
 
 @pytest.mark.parametrize("block", blocks("toml"))
-def test_a_recipe_that_is_shown_parses_with_its_plugins_options(block: str) -> None:
+def test_a_recipe_that_is_shown_parses_with_its_plugins_options(block: str, tmp_path: Path) -> None:
     tables = tomllib.loads(block)
     if "project" in tables:  # a part of a pyproject.toml
+        return
+    if "tasks" in tables:  # a suite
+        (tmp_path / "suite.toml").write_text(block, encoding="utf-8")
+        assert suite_tasks([str(tmp_path / "suite.toml")], None)
         return
     recipe = parse(tables)
     installed = {point.name for point in entry_points(group="potstill.plugins")}

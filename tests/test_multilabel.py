@@ -21,6 +21,7 @@ from transformers import BertConfig, BertForSequenceClassification
 import potstill
 import potstill.cli
 from potstill.batch import TARGET, Batch
+from potstill.cli.compose import Parts, compose
 from potstill.errors import DataError, RecipeError, UserError
 from potstill.exporting import export_folder
 from potstill.models import task_of
@@ -339,3 +340,6 @@ def test_a_classifier_of_yes_and_no_that_another_program_saved_is_recognised(tmp
     found = task_of(tmp_path)
     assert isinstance(found, MultiLabel)
     assert found.names == ["a", "b", "c"]
+    (tmp_path / "rows.csv").touch()
+    composed = compose(Parts(teacher=str(tmp_path), train=str(tmp_path / "rows.csv"), student_layers=(1,)))
+    assert composed["task"] == {"kind": "multi-label", "labels": ["a", "b", "c"]}

@@ -6,12 +6,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import BertConfig, BertModel
 
 from potstill import recipes
 from potstill.recipe import parse, read, with_overrides
 from potstill.runner import run
+from potstill.suite.running import run_suite
+from potstill.suite.tasks import suite_tasks
+from potstill.tokenizers import load_tokenizer
 
 DATA = Path(os.environ.get("POTSTILL_DATA", Path(__file__).parents[2] / "shared/data"))
 SMALL = {
@@ -41,6 +46,22 @@ def test_a_shipped_recipe_runs_on_its_real_data(name: str, metrics: set[str], tm
     result = run(parse(tables), folder=tmp_path / "run", data_root=DATA)
     assert set(result.metrics) >= metrics
     assert result.stages["distil"]["rows"] == 256
+
+
+@needs_data
+@pytest.mark.parametrize("name", ["glue", "clue"])
+def test_a_shipped_suite_fits_the_data_that_is_there(name: str, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(str(DATA / "vocab/bert-base-chinese-vocab.txt"), None)
+    BertModel(BertConfig(vocab_size=len(tokenizer), **SMALL)).save_pretrained(tmp_path / "encoder")
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    few = ["data.train_rows=64", "data.validation_rows=64", "data.max_length=32", "stage.tune.updates=2"]
+    tasks = suite_tasks([name], DATA, settings=few)
+    options: dict[str, Any] = {"grid": {}, "seeds": [], "folder": tmp_path / "runs", "name": "encoder"}
+    found = run_suite(tasks, str(tmp_path / "encoder"), **options)["tasks"]
+    for task in tasks:
+        here = (DATA / task.name).is_dir() and task.name != "qnli"  # of which there is no training file
+        assert ("runs" in found[task.name]) == here
+        assert not here or set(task.metrics) <= found[task.name]["runs"][0].keys()
 
 
 @needs_data

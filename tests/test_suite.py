@@ -231,6 +231,12 @@ def test_the_shipped_suites_name_files_below_a_data_root_and_the_hub_without_one
     assert below["cola"].recipe["task"]["metric"] == "matthews"
 
 
+def test_only_some_of_the_tasks_may_be_meant(place: Path) -> None:
+    assert [task.name for task in suite_tasks(["glue"], place, only=["rte", "cola"])] == ["cola", "rte"]
+    with pytest.raises(UserError, match=r"no task 'mrcp'; there are cola, .*Did you mean 'mrpc'"):
+        suite_tasks(["glue"], place, only=["mrcp"])
+
+
 def test_plugins_and_settings_reach_every_task(place: Path) -> None:
     changed = suite_tasks(
         [str(place / "both.toml")], place, plugins=["fgm:epsilon=0.5"], settings=["data.max_length=9"]

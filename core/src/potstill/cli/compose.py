@@ -143,7 +143,8 @@ def _learnt(teacher: str | None) -> dict[str, Any]:
         return {"kind": "regression"}
     labels = [names[number] for number in sorted(names, key=int)]
     unnamed = all(label.startswith("LABEL_") for label in labels)
-    return {} if unnamed else {"kind": "text-classification", "labels": labels}
+    several = config.get("problem_type") == "multi_label_classification"
+    return {} if unnamed else {"kind": "multi-label" if several else "text-classification", "labels": labels}
 
 
 def _data(parts: Parts) -> dict[str, Any]:

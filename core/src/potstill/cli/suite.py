@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 @click.argument("suites", nargs=-1, required=True, metavar="glue|clue|FILE.toml …")
 @click.option("--model", required=True, metavar="DIR|HUB-ID", help="The encoder: a run, a model folder, or a hub id.")
 @click.option("--against", metavar="DIR|HUB-ID", help="Another encoder: is the first better, on each task?")
+@click.option("--task", "only", multiple=True, metavar="NAME", help="Only this task of them; repeatable.")
 @data_root_option
 @click.option("--seeds", metavar="1,2,3", help="Seeds that each task runs with. [default: the recipes' own]")
 @click.option(
@@ -50,6 +51,7 @@ def suite(
     suites: tuple[str, ...],
     model: str,
     against: str | None,
+    only: tuple[str, ...],
     data_root: str | None,
     seeds: str | None,
     grids: tuple[str, ...],
@@ -77,7 +79,7 @@ def suite(
     from potstill.suite.running import run_suite
     from potstill.suite.tasks import suite_tasks
 
-    tasks = suite_tasks(suites, existing_root(data_root), plugins=plugins, settings=settings)
+    tasks = suite_tasks(suites, existing_root(data_root), only=only, plugins=plugins, settings=settings)
     place = Path(folder) if folder else Path("suites") / "-".join(Path(word).stem for word in suites)
     models = [model_place(spec, option) for spec, option in ((model, "--model"), (against, "--against")) if spec]
     progress = make_progress(quiet)

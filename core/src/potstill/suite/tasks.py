@@ -63,13 +63,19 @@ class SuiteTask:
 
 
 def suite_tasks(
-    words: Sequence[str], data_root: Path | None, *, plugins: Sequence[str] = (), settings: Sequence[str] = ()
+    words: Sequence[str],
+    data_root: Path | None,
+    *,
+    only: Sequence[str] = (),
+    plugins: Sequence[str] = (),
+    settings: Sequence[str] = (),
 ) -> list[SuiteTask]:
     """The tasks that the words of a command name, in order.
 
     Args:
         words: names of suites that ship with potstill or a plugin, suite files, and recipes.
         data_root: where paths stand; each file's folder where it is left out, and the hub for suites that say so.
+        only: names of the tasks that are meant; all where there is none.
         plugins, settings: changes to each recipe, as after `-p` and `--set`.
 
     Raises: RecipeError for a file that cannot be, a task that is named twice, or a metric that its kind has not.
@@ -79,7 +85,10 @@ def suite_tasks(
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise RecipeError(f"Two tasks are called '{twice}'; give one of them another name.")
-    return [_changed(task, plugins, settings) for task in found]
+    unknown = next((name for name in only if name not in names), None)
+    if unknown is not None:
+        raise UserError(f"There is no task '{unknown}'; there are {', '.join(names)}.{did_you_mean(unknown, names)}")
+    return [_changed(task, plugins, settings) for task in found if not only or task.name in only]
 
 
 def with_student(task: SuiteTask, encoder: Path) -> dict[str, Any]:
