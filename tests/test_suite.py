@@ -176,6 +176,8 @@ def test_absent_data_is_told_and_left_out_or_refused(place: Path, tmp_path: Path
         ("[recipe]", "[recipes]", r"variant\.toml.*unknown key 'recipes'.*Did you mean 'recipe'"),
         ('kind = "regression"', 'kind = "regresion"', r"'regresion' is not an installed task"),
         ("max_length = 16", 'max_length = "16"', r"task 'topic'.*\[data\].*max_length"),
+        ("[tasks.topic]", "[tasks.encoder]", r"cannot be called 'encoder'"),
+        ("[tasks.topic]", '[tasks."a/b"]', r"task 'a/b'.*a name is a folder's too"),
         ("[recipe]", "[recipe", r"variant\.toml', line 1.*not valid TOML"),
     ],
 )

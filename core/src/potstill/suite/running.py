@@ -13,7 +13,7 @@ from potstill.progress import Progress
 from potstill.ranks import Ranks
 from potstill.suite.encoder import save_encoder
 from potstill.suite.tables import score_rows
-from potstill.suite.tasks import SuiteTask, absence, with_student
+from potstill.suite.tasks import ENCODER, SuiteTask, absence, with_student
 from potstill.sweep import sweep
 from potstill.tasks import better
 
@@ -52,7 +52,7 @@ def run_suite(
     told, ranks = progress or Progress(), Ranks()
     absent = _absent(tasks, require_all, told)
     if ranks.main:
-        save_encoder(model, folder / "encoder")
+        save_encoder(model, folder / ENCODER)
     ranks.wait()
     found: dict[str, Any] = {
         "model": model,
@@ -62,7 +62,7 @@ def run_suite(
     for task in (task for task in tasks if task.name not in absent):
         told.note(f"{name} on {task.name}")
         rows = sweep(
-            with_student(task, folder / "encoder"),
+            with_student(task, folder / ENCODER),
             grid=grid,
             seeds=seeds,
             folder=folder / task.name,

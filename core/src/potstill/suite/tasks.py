@@ -24,13 +24,15 @@ from potstill.settings import Settings, Strings, Table
 from potstill.tasks import task_class
 
 TASKS = "tasks"
+ENCODER = "encoder"
+"""The folder beside those of the tasks, with what all of them start from."""
 
 
 class SuiteFile(Settings):
     """A whole suite file."""
 
     name: str | None = None
-    """The suite's name; the file's where it is left out."""
+    """For readers; folders go by the file's name."""
     recipe: Table = Field(default_factory=dict)
     """What every task's recipe starts from."""
     tasks: dict[str, Table] = Field(min_length=1)
@@ -85,6 +87,10 @@ def suite_tasks(
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise RecipeError(f"Two tasks are called '{twice}'; give one of them another name.")
+    if ENCODER in names:
+        raise RecipeError(
+            f"A task cannot be called '{ENCODER}', as the folder beside the tasks' is; give it another name."
+        )
     unknown = next((name for name in only if name not in names), None)
     if unknown is not None:
         raise UserError(f"There is no task '{unknown}'; there are {', '.join(names)}.{did_you_mean(unknown, names)}")
@@ -122,9 +128,7 @@ def _tasks(word: str, data_root: Path | None) -> list[SuiteTask]:
     root = data_root or (Path.cwd() if is_shipped else path.absolute().parent)
     if TASKS not in tables:
         return [_of_recipe(tables, str(path), root)]
-    suite = validated(
-        SuiteFile, tables, lambda table: f"suite '{path}': {'.'.join(map(str, table))}: ".replace(": : ", ": ")
-    )
+    suite = validated(SuiteFile, tables, lambda _: f"suite '{path}': ")
     return [
         _of_suite(name, suite.recipe, own, f"suite '{path}'", root, hub=data_root is None)
         for name, own in suite.tasks.items()

@@ -59,9 +59,9 @@ def compare(
     for name in shared:
         tasks = first["tasks"][name], second["tasks"][name]
         _check_alike(name, *tasks)
-        with told.bar(f"resampling {name}", None):
-            scorers, rows = _scorers(name, one, other, *tasks)
-            draws = bootstrap(*scorers, rows)
+        told.note(f"{name}: scoring {RESAMPLES} draws of its rows")
+        scorers, rows = _scorers(name, one, other, *tasks)
+        draws = bootstrap(*scorers, rows)
         scores = [[of_run(task, number) for number in range(len(task["runs"]))] for task in tasks]
         less = tasks[0]["metrics"][0] in LOWER_IS_BETTER
         found[name] = _told(scores[0], scores[1], draws, less=less)
