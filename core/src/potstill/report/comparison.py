@@ -27,12 +27,13 @@ class Comparison:
     def __post_init__(self) -> None:
         if len(self.folders) < 2:
             raise UserError(f"There is only '{self.folders[0]}': name two run folders or more.")
+        opened = [RecordedRun(folder) for folder in self.folders]
         twice = next((folder for folder in self.folders if list(self.folders).count(folder) > 1), None)
         if twice is not None:
             raise UserError(f"'{twice}' is named twice; name each run folder once.")
         short = [folder.resolve().name for folder in self.folders]
         names = short if len(set(short)) == len(short) else [str(folder) for folder in self.folders]
-        self.runs = {name: RecordedRun(folder) for name, folder in zip(names, self.folders, strict=True)}
+        self.runs = dict(zip(names, opened, strict=True))
         self.recipes = {name: _recipe(run) for name, run in self.runs.items()}
         self._check_tasks()
 
