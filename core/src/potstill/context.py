@@ -29,6 +29,7 @@ from potstill.ranks import Ranks
 from potstill.recipe import DataConfig, ModelConfig, Recipe, StagePlan
 from potstill.references import STAGE
 from potstill.tasks import Task, label_names, load_task, task_class
+from potstill.tracking import Tracking
 
 if TYPE_CHECKING:
     from potstill.data.table import TokenTable
@@ -86,6 +87,7 @@ class Context:
         root: where the recipe's paths stand.
         given: models that the caller holds already, by "teacher" and "student"; stages work on copies of them.
         tables: data sets that the caller holds already, by split.
+        tracking: where curves go beside metrics.jsonl; nowhere where it is left out.
     """
 
     def __init__(
@@ -97,11 +99,13 @@ class Context:
         progress: Progress,
         given: Mapping[str, Model] | None = None,
         tables: Mapping[str, Any] | None = None,
+        tracking: Tracking | None = None,
     ) -> None:
         self.recipe = recipe
         self.folder = folder
         self.root = root
         self.progress = progress
+        self.tracking = tracking or Tracking((), folder, recipe.name, progress)
         self.given = dict(given or {})
         self.tables = dict(tables or {})
         self.ranks = Ranks()

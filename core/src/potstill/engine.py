@@ -50,6 +50,7 @@ class Engine:
         self.at = Position()
         self.terms = TermBook(stage)
         self.log = JsonLines(folder / "metrics.jsonl", active=self.ranks.main)
+        self.curves = stage.context.tracking.curves(stage.plan.name, self.log.path)
         self._agreed_to_stop = False
         stage.count_updates(rows)
 
@@ -61,6 +62,8 @@ class Engine:
             Interrupted: the run was asked to stop, after a checkpoint.
         """
         self._resume()
+        self.stage.exit.callback(self.curves.close)
+        self.curves.catch_up()
         # Also where no update is left: what is scored at the end is computed in these numbers.
         self.stage.precision.prepare(self.stage, self.train_rows, self.optimizer)
         if not self.at.finished:
@@ -79,9 +82,11 @@ class Engine:
         if not groups:
             raise PluginError(f"The stage '{self.stage.plan.name}' was given no batch for epoch {self.at.epoch + 1}.")
         while self.at.group < len(groups) and not self.at.finished:
-            started = perf_counter()
-            means, grad_norm = self._update(groups[self.at.group])
-            self.at.seconds += perf_counter() - started
+            group, started = groups[self.at.group], perf_counter()
+            means, grad_norm = self._update(group)
+            seconds = perf_counter() - started
+            self.at.seconds += seconds
+            self.curves.count(sum(map(len, group)), seconds)
             self.at.group += 1
             # This rank's share of the rows stands for all of them; the log has the sum.
             bar.advance(loss=sum(means.values()) * self.ranks.world)
@@ -155,16 +160,17 @@ class Engine:
 
     def _write_line(self, grad_norm: float) -> None:
         terms = self.terms.line()
-        self.log.add(
-            {
-                "update": self.at.update,
-                "epoch": self.at.epoch,
-                "loss": sum(terms.values()),
-                "terms": terms,
-                "learning_rate": self.optimizer.param_groups[0]["lr"],
-                "grad_norm": grad_norm if math.isfinite(grad_norm) else None,  # of an update that was skipped
-            }
+        self._log_line(
+            loss=sum(terms.values()),
+            terms=terms,
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+            grad_norm=grad_norm if math.isfinite(grad_norm) else None,  # of an update that was skipped
         )
+
+    def _log_line(self, **facts: Any) -> None:
+        record = {"update": self.at.update, "epoch": self.at.epoch, **facts}
+        self.log.add(record)
+        self.curves.send(record)
 
     def _evaluate(self) -> None:
         """Scores the validation rows. A wish to stop while it is at it leaves a checkpoint that says so."""
@@ -174,7 +180,7 @@ class Engine:
             except Interrupted:
                 self._save()
                 raise
-            self.log.add({"update": self.at.update, "epoch": self.at.epoch, "evaluation": scores})
+            self._log_line(evaluation=scores)
             self.judge.judge(scores, self.at)
         self.at.due = False
 

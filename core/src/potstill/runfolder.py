@@ -17,8 +17,9 @@ from potstill.disk import writing
 from potstill.errors import DataError, ModelError, RecipeError, UserError
 from potstill.files import read_json, sweep_drafts, text_hash, write_json, write_text
 from potstill.recipe import Recipe, difference, dump, load
+from potstill.tracking import FOLDER as TRACKING
 
-_REPLACED = ("result.json", "model", "stages", "export", "report.html", "recipe.toml")
+_REPLACED = ("result.json", "model", "stages", "export", "report.html", "recipe.toml", TRACKING)
 """What a run replaces in its folder; the result first, since without it nothing counts as finished."""
 
 
@@ -78,7 +79,8 @@ class RunFolder:
         if not _first_rank():
             return
         if self.is_run:
-            shutil.rmtree(self.path / "stages", ignore_errors=True)
+            for name in ("stages", TRACKING):
+                shutil.rmtree(self.path / name, ignore_errors=True)
         elif found := [name for name in _REPLACED if (self.path / name).exists()]:
             raise UserError(
                 f"{self.path} is no run folder and holds a '{found[0]}', which a run would replace; "

@@ -21,6 +21,7 @@ from potstill.quiet import quiet_libraries
 from potstill.ranks import Ranks, only_one_came
 from potstill.recipe import Recipe, load, parse, resolve_references
 from potstill.runfolder import RunFolder
+from potstill.tracking import Tracking, check_trackers
 from potstill.training import StageResult, run_stage
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def run(
     data_root: str | Path | None = None,
     progress: Progress | None = None,
     reuse: Sequence[str | Path] = (),
+    track: Sequence[str] = (),
     teacher: PreTrainedModel | None = None,
     student: PreTrainedModel | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -82,6 +84,7 @@ def run(
         folder: the run folder; `runs/<name>` where it is left out.
         data_root: where the recipe's paths stand; the recipe file's folder, else the current one.
         progress: who is told how it goes; nobody where it is left out.
+        track: "tensorboard", "wandb", "trackio": who shows live curves, beside metrics.jsonl.
         reuse: other run folders; a finished stage there of the same content is copied instead of trained.
         teacher, student: models that the caller holds, in place of the recipe's tables. The run works on copies
             and leaves them as they are; the trained student is `Result.student()`.
@@ -93,6 +96,7 @@ def run(
         TrainingError: training cannot go on.
         Interrupted: the run was asked to stop; the same call goes on.
     """
+    check_trackers(track)
     plan = as_recipe(recipe)
     root = Path(data_root) if data_root is not None else recipe_folder(recipe)
     given = _given(teacher, student, tokenizer, student_tokenizer)
@@ -113,7 +117,8 @@ def run(
     with place.locked(), quiet_libraries():
         if ranks.main:
             place.begin(plan, root)
-        context = Context(plan, place.path, root, progress=progress, given=given, tables=tables)
+        tracking = Tracking(track if ranks.main else (), place.path, plan.name, progress)
+        context = Context(plan, place.path, root, progress=progress, given=given, tables=tables, tracking=tracking)
         ranks.wait()  # the first rank has written by then what the others read
         files = {side: context.named_files(side) for side in ("teacher", "student")}
         place.check_inputs(context.fingerprint(), context.given_keys(), files)

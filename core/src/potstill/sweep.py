@@ -23,6 +23,7 @@ def sweep(
     folder: Path,
     data_root: Path,
     progress: Progress | None = None,
+    track: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Runs every combination, each in a folder of its own, and goes on where an earlier call stopped.
 
@@ -33,6 +34,7 @@ def sweep(
             that a teacher is trained once for all runs that need the same one.
         folder: of the sweep.
         data_root: where the recipe's paths stand.
+        track: as in `run`.
 
     Returns: one row a run: "settings", "seed", "folder", "metrics" and "test" of the student.
     """
@@ -46,7 +48,7 @@ def sweep(
         name = _name(settings, seed)
         told.note(f"run {number} of {len(cells)}: {name}")
         place = folder / name
-        result = run(plan, folder=place, data_root=data_root, progress=told, reuse=done)
+        result = run(plan, folder=place, data_root=data_root, progress=told, reuse=done, track=track)
         done.append(place)
         rows.append(
             {"settings": settings, "seed": seed, "folder": name, "metrics": result.metrics, "test": result.test}

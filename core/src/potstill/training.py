@@ -78,11 +78,20 @@ def run_stage(
             context.ranks.wait()
         else:
             _train(context, plan, folder, key)
+    else:
+        _track(context, plan, folder)
     if context.ranks.main:
         _tidy(folder)
     result = StageResult(plan.name, folder, read_json(path))
     context.handed_on[plan.name] = result.model
     return result
+
+
+def _track(context: Context, plan: StagePlan, folder: Path) -> None:
+    """Sends trackers that are new what they missed of a finished stage."""
+    curves = context.tracking.curves(plan.name, folder / "metrics.jsonl")
+    curves.catch_up()
+    curves.close()
 
 
 def _train(context: Context, plan: StagePlan, folder: Path, key: str) -> None:

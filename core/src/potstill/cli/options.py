@@ -19,6 +19,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 _Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+track_option = click.option(
+    "--track", multiple=True, metavar="NAME", help="Live curves: tensorboard, wandb or trackio; repeatable."
+)
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="No bars and no notes.")
 data_root_option = click.option(
     "--data-root", metavar="DIR", help="Where the recipe's paths start. [default: the recipe's folder]"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from potstill.cli.display import main_process, make_progress
-from potstill.cli.options import json_option, prepare, quiet_option, recipe_options
+from potstill.cli.options import json_option, prepare, quiet_option, recipe_options, track_option
 from potstill.cli.output import say_json
 from potstill.errors import UserError
 
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 @click.option(
     "--fresh", is_flag=True, help="Remove what an earlier run left in the folder instead of going on with it."
 )
+@track_option
 @quiet_option
 @json_option
-def run(folder: str | None, fresh: bool, quiet: bool, as_json: bool, **options: Any) -> None:
+def run(folder: str | None, fresh: bool, track: tuple[str, ...], quiet: bool, as_json: bool, **options: Any) -> None:
     """Run a recipe: train its stages, measure the models, export the student.
 
     The same command again goes on where a run stopped. Without a recipe file the options make one;
@@ -50,7 +51,7 @@ def run(folder: str | None, fresh: bool, quiet: bool, as_json: bool, **options: 
 
     from potstill import runner
 
-    result = runner.run(prepared.recipe, folder=target, data_root=prepared.data_root, progress=progress)
+    result = runner.run(prepared.recipe, folder=target, data_root=prepared.data_root, progress=progress, track=track)
     if main_process():
         _show(result, prepared.recipe, as_json)
 

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from potstill.cli.display import main_process, make_progress
-from potstill.cli.options import change_options, json_option, prepare, quiet_option
+from potstill.cli.options import change_options, json_option, prepare, quiet_option, track_option
 from potstill.cli.output import say_json
 from potstill.errors import UserError
 
@@ -25,6 +25,7 @@ Row = Mapping[str, Any]
 @click.option("--seeds", metavar="1,2,3", help="Seeds that each combination runs with. [default: the recipe's]")
 @change_options
 @click.option("--folder", metavar="DIR", help="Where the runs go. [default: sweeps/NAME]")
+@track_option
 @quiet_option
 @json_option
 def sweep(
@@ -32,6 +33,7 @@ def sweep(
     grids: tuple[str, ...],
     seeds: str | None,
     folder: str | None,
+    track: tuple[str, ...],
     quiet: bool,
     as_json: bool,
     **options: Any,
@@ -58,6 +60,7 @@ def sweep(
         folder=target,
         data_root=prepared.data_root,
         progress=make_progress(quiet),
+        track=track,
     )
     if main_process():
         _show(rows, prepared.recipe.task.metric, target, as_json)
