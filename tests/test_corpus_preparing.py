@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import gzip
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset, concatenate_datasets, load_from_disk
 from transformers import PreTrainedTokenizerFast
 
-from potstill.corpus import shards, sources, words
+from potstill.corpus import reading, shards, sources, table, words
 from potstill.corpus.cleaning import Layout
 from potstill.corpus.remote import Remote
 from potstill.corpus.sources import Unit
@@ -81,7 +87,7 @@ def test_the_first_rows_are_those_of_the_whole_and_no_file_behind_them_is_prepar
     for number in range(6):
         write_text(tmp_path / f"in/{number}.txt", texts(20, seed=number, words=12))
     few = prepared("in", tmp_path, rows=25, workers=1)
-    assert len(made(tmp_path / "cache")) < 5
+    assert len(few.shards) == 2
     whole = prepared("in", tmp_path)
     assert sequences(few) == sequences(whole)[:25]
     np.testing.assert_array_equal(
@@ -314,14 +320,8 @@ def test_a_full_disk_is_told_leaves_no_shard_and_the_same_call_goes_on(tmp_path:
         with pytest.raises(DiskError, match="its disk is read-only; name another place"):
             prepared("b.txt", tmp_path, cache=cache)
     finally:
+        gc.collect()  # mapped files hold the disk
         subprocess.run(["umount", str(cache)], check=True)
-
-
-def test_a_cache_that_is_a_file_is_told(tmp_path: Path) -> None:
-    write_text(tmp_path / "a.txt", texts(9))
-    (tmp_path / "cache").write_text("")
-    with pytest.raises((DataError, OSError), match="cache"):
-        prepared("a.txt", tmp_path)
 
 
 def test_a_tokenizer_written_in_python_prepares_what_the_fast_one_does(tmp_path: Path) -> None:
@@ -368,9 +368,99 @@ def test_a_stream_of_files_is_read_without_a_copy(tmp_path: Path) -> None:
     )
 
 
-def test_the_sequences_stay_readable_when_the_shards_are_removed(tmp_path: Path) -> None:
-    write_text(tmp_path / "a.txt", texts(9))
-    done = prepared("a.txt", tmp_path)
-    before = sequences(done)
-    shutil.rmtree(tmp_path / "cache")
-    assert sequences(done) == before
+def test_rows_are_read_right_where_few_shards_are_mapped_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(6):
+        write_text(tmp_path / f"in/{number}.txt", texts(5, seed=number))
+    done = prepared("in", tmp_path)
+    whole = sequences(done)
+    monkeypatch.setattr(table, "_MAPS", 2)
+    order = np.random.default_rng(0).permutation(len(whole))
+    again = prepared("in", tmp_path).table
+    assert [row.tolist() for row in again.rows(order)["input_ids"]] == [whole[number] for number in order]
+    assert len(again._mapped) == 2
+
+
+def test_rows_of_a_data_set_are_known_by_themselves_and_not_by_their_file(tmp_path: Path) -> None:
+    rows = [f"wave tide {word} sail" for word in ("oak", "pine", "moss", "fern")]
+    more = {"body": rows[::-1], "text": rows}
+    Dataset.from_dict(more).save_to_disk(str(tmp_path / "saved"))
+    saved = load_from_disk(str(tmp_path / "saved"))
+    halves = [sequences(prepared(saved.select(range(*ends)), tmp_path)) for ends in ((0, 2), (2, 4))]
+    assert halves[0] + halves[1] == sequences(prepared("saved", tmp_path))
+    assert halves[0] != halves[1]
+    other = saved.remove_columns("text").rename_column("body", "text")
+    assert sequences(prepared(other, tmp_path)) == (halves[0] + halves[1])[::-1]
+    longer = [
+        concatenate_datasets([saved, Dataset.from_dict({"body": [""], "text": [word]})]) for word in ("a b c", "a")
+    ]
+    assert len({prepared(one, tmp_path, min_tokens=1).table.key for one in longer}) == 2
+    with pytest.raises(DataError, match="a second time"):
+        prepared("saved + saved", tmp_path)
+
+
+def test_the_first_rows_are_the_same_whatever_the_number_of_workers(tmp_path: Path) -> None:
+    for number in range(6):
+        write_text(tmp_path / f"in/{number}.txt", texts(20, seed=number, words=12))
+    (tmp_path / "in/3.txt").write_bytes(b"\xff")
+    found = {
+        workers: prepared("in", tmp_path, rows=10, workers=workers, cache=tmp_path / f"cache-{workers}")
+        for workers in (1, 2, 8)
+    }
+    assert len({(one.told, one.table.key) for one in found.values()}) == 1
+    assert found[8].total("documents") == 20
+
+
+def test_a_passing_trouble_of_the_disk_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_text(tmp_path / "a.txt", texts(20))
+    opened = reading._opened
+
+    class Failing:
+        def __init__(self, file: Any) -> None:
+            self._file, self._lines = file, 0
+
+        def __enter__(self) -> Failing:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self._file.close()
+
+        def readline(self, size: int) -> bytes:
+            self._lines += 1
+            if self._lines > 5:
+                raise OSError(errno.EIO, "Input/output error")
+            return self._file.readline(size)
+
+    monkeypatch.setattr(reading, "_opened", lambda path, packed: Failing(opened(path, packed)))
+    for bad_rows in ("refuse", "skip"):
+        with pytest.raises(DataError, match="a.txt cannot be read on: Input/output error; the same command goes on"):
+            prepared("a.txt", tmp_path, bad_rows=bad_rows)
+    assert made(tmp_path / "cache") == {}
+    monkeypatch.undo()
+    assert prepared("a.txt", tmp_path, bad_rows="skip").total("documents") == 20
+
+
+def test_two_threads_of_one_process_prepare_one_after_the_other(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", texts(400))
+    write_data(tmp_path)
+    tokenizer = load_tokenizer(str(tmp_path / "vocab.txt"), None)
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: sequences(prepared("a.txt", tmp_path, tokenizer=tokenizer)), range(2)))
+    assert both[0] == both[1]
+    assert os.environ.get("TOKENIZERS_PARALLELISM") == before
+
+
+def test_a_document_that_is_too_long_is_a_damaged_row_of_every_kind_of_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "LONGEST", 1 << 20)
+    long = "wave " * 300_000
+    write_text(tmp_path / "in/a.txt", ["wave tide sail", long])
+    write_text(tmp_path / "in/b.jsonl", [json.dumps({"text": long}), json.dumps({"text": "reef storm deck"})])
+    write_text(tmp_path / "in/c.json", [json.dumps([{"text": long}, {"text": "oak pine moss"}])])
+    pq.write_table(pa.table({"text": [long, "bark trail owl"]}), tmp_path / "in/d.parquet")
+    done = prepared("in", tmp_path, bad_rows="skip")
+    assert (done.total("documents"), done.total("bad")) == (4, 4)
+    assert all("is longer than 1 MB; break it up." in told for told in done.bad)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tomli_w
 import torch
@@ -231,14 +234,14 @@ def test_a_plan_of_a_corpus_counts_its_rows(call: Call) -> None:
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "pairs": ({"data": {"text_pair": "other"}}, "'text_pair' and the table 'corpus' are both given"),
     "labelled rows": ({"data": {"labelled_rows": 3}}, "'labelled_rows' and the table 'corpus' are both given"),
-    "a layout": ({"corpus": {"layout": "joined"}}, "layout"),
+    "a layout": ({"corpus": {"layout": "joined"}}, "'layout' = 'joined' should be 'split', 'pack' or 'cut'"),
     "a key": ({"corpus": {"min_token": 3}}, "unknown key 'min_token'. Did you mean 'min_tokens'?"),
-    "no share": ({"corpus": {"max_unknown": 0.0}}, "max_unknown"),
-    "workers": ({"corpus": {"workers": -1}}, "workers"),
+    "no share": ({"corpus": {"max_unknown": 0.0}}, "'max_unknown' = 0.0 should be greater than 0"),
+    "workers": ({"corpus": {"workers": -1}}, "'workers' = -1 should be greater than or equal to 0"),
     "longer than all": ({"corpus": {"min_tokens": 17}}, "min_tokens = 17 is more than max_length = 16"),
     "no room": ({"data": {"max_length": 3}}, "max_length = 3 leaves no room for text"),
     "more than the model reads": ({"data": {"max_length": 99}}, "the student reads 32 tokens a row at most"),
-    "a table for text": ({"data": {"corpus": 3}}, "corpus"),
+    "a table for text": ({"data": {"corpus": 3}}, "[data.corpus]: should be a table"),
     "no such file": ({"data": {"train": "boks"}}, "data.train = 'boks'"),
     "a csv": ({"data": {"train": "train.csv"}}, "ends in '.csv'; running text may end in .txt"),
     "nothing beside a plus": ({"data": {"train": "books + "}}, "has nothing beside a '+'"),
@@ -249,6 +252,12 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "all unknown": ({"data": {"train": "unknown.txt"}}, "leaves no sequence: 2 documents → 0 sequences"),
     "a bad line": ({"data": {"train": "bad.txt"}}, 'line 2: the line holds a NUL byte, which text does not (data.'),
     "a folder of damaged files": ({"data": {"train": "damaged"}}, "is not a readable Parquet file"),
+    "a pipe": ({"data": {"train": "pipe.txt"}}, "is no file that holds text, but a device, a pipe or a folder"),
+    "a link to itself": ({"data": {"train": "loop.txt"}}, "loop.txt cannot be read: Too many levels of symbolic links"),
+    "brackets": ({"data": {"train": "deep.json"}}, "deep.json"),
+    "no user's folder": ({"data": {"train": "~nobody-here/a.txt"}}, "there is no file or folder"),
+    "no UTF-8 name": ({"data": {"train": "names"}}, "has a name that is no UTF-8 text; rename the file"),
+    "a column of numbers": ({"data": {"train": "numbers.parquet"}}, "column 'text' (data.text) holds int64, not text"),
     "no field": ({"data": {"train": "rows.jsonl", "text": "body"}}, "there is no field 'body' (data.text)"),
 }  # fmt: skip
 
@@ -260,6 +269,13 @@ def test_what_is_wrong_is_one_sentence(command: str, wrong: str, call: Call, pla
     (place / "bad.txt").write_bytes(b"wave\nti\0de\n")
     write_text(place / "damaged/a.parquet", ["no Parquet"])
     write_text(place / "rows.jsonl", ['{"text": "wave tide"}'])
+    write_text(place / "deep.json", ["[" * 100_000])
+    pq.write_table(pa.table({"text": [1, 2]}), place / "numbers.parquet")
+    (place / "names").mkdir(exist_ok=True)
+    Path(os.fsdecode(os.fsencode(place / "names") + b"/f\xfc.txt")).write_text("wave tide")
+    if not os.path.lexists(place / "pipe.txt"):
+        os.mkfifo(place / "pipe.txt")
+        (place / "loop.txt").symlink_to("loop.txt")
     tables, (changes, sentence) = language({"updates": 1}), WRONG[wrong]
     for name, table in changes.items():
         target = tables["data"] if name in ("data", "corpus") else tables
@@ -274,6 +290,17 @@ def test_what_is_wrong_is_one_sentence(command: str, wrong: str, call: Call, pla
     assert sentence in err
     assert len(err.strip().splitlines()) == 1
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("bad_rows", ["refuse", "skip"])
+def test_a_cache_that_is_a_file_is_told_and_no_damage_of_the_text(
+    bad_rows: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("POTSTILL_CACHE", str(tmp_path / "file"))
+    code, _, err = call("prepare", language({"updates": 1}, bad_rows=bad_rows), "--quiet")
+    assert code == 2
+    assert err.startswith(f"'{tmp_path}/file', where tokens are kept, is no folder; set POTSTILL_CACHE to another")
 
 
 def test_teacher_and_student_share_a_tokenizer_on_a_corpus(call: Call, place: Path) -> None:

@@ -368,6 +368,12 @@ def same_tokenizer(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase)
 
 
 def cache_folder() -> Path:
-    """Where tokenized data is kept: `POTSTILL_CACHE`, else `potstill` in the user's cache folder."""
+    """Where tokenized data is kept: `POTSTILL_CACHE`, else `potstill` in the user's cache folder.
+
+    Raises: DataError where a file stands there.
+    """
     base = os.environ.get("POTSTILL_CACHE")
-    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "potstill"
+    path = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "potstill"
+    if path.exists() and not path.is_dir():
+        raise DataError(f"'{path}', where tokens are kept, is no folder; set POTSTILL_CACHE to another place.")
+    return path

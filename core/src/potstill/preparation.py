@@ -12,6 +12,7 @@ import numpy as np
 
 from potstill.context import splits_of
 from potstill.corpus.running import RunningText
+from potstill.corpus.words import words_of
 from potstill.data.table import Tokens
 from potstill.planning import built
 from potstill.progress import Progress
@@ -51,12 +52,12 @@ class PreparedSplit:
         tokenizer = self.tokenizer
         counts = self.table.counts(max(tokenizer.get_vocab().values()) + 1)
         total = max(1, int(counts.sum()))
-        unknown = tokenizer.unk_token_id
+        unknown = words_of(tokenizer).unknown
         often = [number for number in np.argsort(-counts, kind="stable")[:_FREQUENT].tolist() if counts[number]]
         words = tokenizer.convert_ids_to_tokens(often)
         return {
             "lengths": _histogram(self.table.lengths),
-            "unknown": 0.0 if unknown is None else int(counts[unknown]) / total,
+            "unknown": 0.0 if unknown < 0 else int(counts[unknown]) / total,
             "frequent": {word: int(counts[number]) / total for word, number in zip(words, often, strict=True)},
         }
 

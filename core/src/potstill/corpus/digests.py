@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Lock
 
 from potstill.errors import FileError
 from potstill.files import file_hash, read_json, text_hash, write_json
+
+_WRITING = Lock()
+"""Of one process: two threads would write the same draft."""
 
 
 @dataclass(frozen=True)
@@ -35,5 +39,6 @@ def digest_of(path: Path, now: Stamp, cache: Path) -> str:
     except (OSError, FileError, KeyError, TypeError):
         pass  # no entry, or one that is damaged: it is made anew
     found = file_hash(path)
-    write_json(place, {"path": str(path), "stamp": asdict(now), "sha256": found})
+    with _WRITING:
+        write_json(place, {"path": str(path), "stamp": asdict(now), "sha256": found})
     return found

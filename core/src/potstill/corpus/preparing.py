@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 from typing import Any
 
 from potstill.corpus.cleaning import Rules
@@ -24,6 +26,10 @@ from potstill.progress import Bar, Progress
 _PARALLELISM = "TOKENIZERS_PARALLELISM"
 _GLANCE = 0.2
 """Seconds between two looks at whether somebody asked to stop."""
+_AHEAD = 4
+"""So many pieces a thread are taken up before the first of them is done."""
+_ONE_AT_A_TIME = Lock()
+"""Of one process: two preparations would sweep up each other's drafts."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +87,10 @@ def prepare(units: Sequence[Unit], job: Job, progress: Progress, rows: int | Non
     Raises: DataError for a damaged row where none is allowed, and for a file that changed meanwhile.
     """
     job.rules.check(job.words)
-    sweep_drafts(job.folder)
-    with progress.bar("preparing", len(units)) as bar, _one_core_a_thread():
-        shards = _Preparation(units, job, bar).run(rows)
+    with _ONE_AT_A_TIME:
+        sweep_drafts(job.folder)
+        with progress.bar("preparing", len(units)) as bar, _one_core_a_thread():
+            shards = _Preparation(units, job, bar).run(rows)
     if again := [shard for shard in shards if shard.again]:
         progress.note(f"{len(again)} damaged shards were made again, such as {again[0].folder}.")
     return shards
@@ -92,64 +99,52 @@ def prepare(units: Sequence[Unit], job: Job, progress: Progress, rows: int | Non
 class _Preparation:
     def __init__(self, units: Sequence[Unit], job: Job, bar: Bar) -> None:
         self.units, self.job, self.bar = units, job, bar
-        self.folders = [job.folder / shard_key(unit, job.text, job.words, job.rules) for unit in units]
-        self.done: dict[Path, Shard] = {}  # files of one content share a shard
         self._halt = Event()
 
     def run(self, rows: int | None) -> list[Shard]:
-        """Submits pieces in their order, one ahead of those at work, until enough rows are there."""
+        """Takes what the threads made in the order of the pieces, so that neither it nor an error depends on them."""
         pool = ThreadPoolExecutor(self.job.threads, "preparing")
-        waiting: dict[Future[Shard], Path] = {}
-        left = dict(zip(self.folders, self.units, strict=True))
+        begun: dict[Path, Future[Shard]] = {}  # files of one content share a shard
+        waiting: deque[tuple[Path, Unit]] = deque()
+        left, done, found, tokens = iter(self.units), list[Shard](), 0, 0
         try:
-            while True:
-                while left and len(waiting) <= self.job.threads and not self._enough(rows):
-                    folder = next(iter(left))
-                    waiting[pool.submit(self._shard, folder, left.pop(folder))] = folder
+            while rows is None or found < rows:
+                for unit in islice(left, _AHEAD * self.job.threads - len(waiting)):
+                    folder = self.job.folder / shard_key(unit, self.job.text, self.job.words, self.job.rules)
+                    begun[folder] = begun.get(folder) or pool.submit(self._shard, folder, unit)
+                    waiting.append((folder, unit))
                 if not waiting:
                     break
-                finished, _ = wait(waiting, timeout=_GLANCE, return_when=FIRST_COMPLETED)
-                self.bar.advance(0)  # where somebody asked to stop, this raises
-                for future in finished:
-                    self._finish(waiting.pop(future), future.result())
-        except BaseException:
-            self._halt.set()
-            raise
+                folder, unit = waiting.popleft()
+                shard = replace(self._result(begun[folder]), unit=unit)
+                done.append(shard)
+                found, tokens = found + shard.manifest["rows"], tokens + shard.manifest["tokens"]
+                self.bar.advance(tokens=f"{tokens:,}")
         finally:
+            self._halt.set()
             pool.shutdown(wait=True, cancel_futures=True)
-        found = zip(self.folders, self.units, strict=True)
-        return [replace(self.done[folder], unit=unit) for folder, unit in found if folder in self.done]
+        return done
 
-    def _finish(self, folder: Path, shard: Shard) -> None:
-        self.done[folder] = shard
-        tokens = sum(shard.manifest["tokens"] for shard in self.done.values())
-        self.bar.advance(self.folders.count(folder), tokens=f"{tokens:,}")
-
-    def _enough(self, rows: int | None) -> bool:
-        """Whether the pieces that are finished without a gap from the first one hold all rows that are asked for."""
-        found = 0
-        for folder in self.folders if rows is not None else ():
-            if found >= (rows or 0) or folder not in self.done:
-                break
-            found += self.done[folder].manifest["rows"]
-        return rows is not None and found >= rows
+    def _result(self, future: Future[Shard]) -> Shard:
+        while not wait([future], timeout=_GLANCE).done:
+            self.bar.advance(0)  # where somebody asked to stop, this raises
+        return future.result()
 
     def _shard(self, folder: Path, unit: Unit) -> Shard:
-        job, manifest, again = self.job, read_shard(folder), False
-        made = manifest is None
+        job, manifest, made, again = self.job, read_shard(folder), False, False
         if manifest is None:
-            again = folder.exists()
+            made, again = True, folder.exists()
             try:
-                write_shard(folder, unit, job.text, job.words, job.rules, job.skip, lambda: self._check(unit))
+                manifest = write_shard(
+                    folder, unit, job.text, job.words, job.rules, job.skip, lambda: self._check(unit)
+                )
             except DamagedRow as problem:
                 raise _refused(str(problem), unit) from None
             except OSError:
                 # Another process may have been faster, and its shard is as good.
-                if read_shard(folder) is None:
+                manifest = read_shard(folder)
+                if manifest is None:
                     raise
-            manifest = read_shard(folder)
-        if manifest is None:
-            raise DataError(f"The shard {folder} was damaged while it was written; check the disk and run again.")
         if manifest["bad"] and not job.skip:
             raise _refused(told_of(manifest, unit)[0], unit)
         return Shard(folder, manifest, unit, made, again)
@@ -160,12 +155,17 @@ class _Preparation:
         _check_same(unit)
 
 
-def _refused(told: str, unit: Unit) -> DataError:
-    """The error about a damaged row; of a part of a long file with the line in place of the byte."""
+def with_line(told: str, unit: Unit) -> str:
+    """A sentence about a damaged row; of a part of a long file with the line in place of the byte."""
     start = f"{unit.path}, byte "
-    if told.startswith(start) and unit.begin:
-        byte, _, rest = told.removeprefix(start).partition(":")
-        told = f"{unit.path}, line {line_number(Path(unit.path), int(byte))}:{rest}"
+    if not (told.startswith(start) and unit.begin):
+        return told
+    byte, _, rest = told.removeprefix(start).partition(":")
+    return f"{unit.path}, line {line_number(Path(unit.path), int(byte))}:{rest}"
+
+
+def _refused(told: str, unit: Unit) -> DataError:
+    told = with_line(told, unit)
     return DataError(f'{told.removesuffix(".")} (data.corpus.bad_rows = "skip" leaves such rows out and counts them).')
 
 

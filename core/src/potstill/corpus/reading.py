@@ -6,17 +6,22 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from potstill.corpus.sources import Unit
 from potstill.errors import DataError
 from potstill.places import first_line
 
-LONGEST = 128 << 20
-"""Bytes of a line that are read at most; a longer one is a damaged row."""
-_BLOCK = 1000
-"""Rows of Parquet or of a data set that are decoded together."""
+LONGEST = 32 << 20
+"""Bytes of a document that are read at most; a longer one is a damaged row."""
+_ROWS, _BYTES = 1000, 8 << 20
+"""Of Parquet or a data set about so much is decoded together."""
 
 
 class Bad(str):
@@ -31,15 +36,27 @@ def documents(unit: Unit, text: str) -> Found:
 
     Args:
         text: the field or column with the text.
+
+    Raises: DataError where the system does not let it be read, which is no damage: it may later.
     """
+    try:
+        yield from _documents(unit, text)
+    except OSError as problem:
+        raise DataError(
+            f"{unit.path} cannot be read on: {problem.strerror or first_line(problem)}; the same command goes on when "
+            "it can be read again."
+        ) from problem
+
+
+def _documents(unit: Unit, text: str) -> Found:
     if unit.kind == "dataset":
         yield from _rows_of(unit)
     elif unit.kind == "stream":
         yield from _streamed(unit, text)
     elif unit.kind == "parquet":
         yield from _parquet(unit, text)
-    elif unit.kind == "json" and _is_array(Path(unit.path)):
-        yield from _array(Path(unit.path), text)
+    elif unit.kind in ("json", "json.gz") and _is_array(unit):
+        yield from _array(unit, text)
     else:
         for place, line in _lines(unit):
             if isinstance(line, Bad) or "json" not in unit.kind:
@@ -79,7 +96,7 @@ def _lines(unit: Unit) -> Iterator[tuple[str, str | Bad]]:
                 else:
                     yield place, _decoded(line, path, place, first=number == 1 and unit.begin == 0)
                 at += size
-    except (OSError, EOFError, zlib.error) as problem:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as problem:
         after = f" after line {number}" if number else ""
         yield "", Bad(f"{path}{after} cannot be read: {first_line(problem)}.")
 
@@ -138,6 +155,8 @@ def _checked(value: Any, text: str, where: str) -> str | Bad:
         return Bad(f"{where}: the text '{text}' is missing.")
     if not isinstance(value, str):
         return Bad(f"{where}: '{text}' is {value!r:.60}, not text.")
+    if len(value) > LONGEST:
+        return Bad(f"{where}: '{text}' is longer than {LONGEST >> 20} MB; break it up.")
     if "\0" in value:
         return Bad(f"{where}: '{text}' holds a NUL byte, which text does not.")
     try:
@@ -147,38 +166,45 @@ def _checked(value: Any, text: str, where: str) -> str | Bad:
     return value
 
 
-def _is_array(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+def _is_array(unit: Unit) -> bool:
+    """By the first sign that is no space; what cannot be unpacked is told where its lines are read."""
+    with suppress(gzip.BadGzipFile, EOFError, zlib.error), _opened(Path(unit.path), unit.kind == "json.gz") as file:
+        start = file.read(3).removeprefix(b"\xef\xbb\xbf")
+        while not start.strip() and (block := file.read(1 << 16)):
+            start = block
+        return start.lstrip().startswith(b"[")
+    return False
 
 
-def _array(path: Path, text: str) -> Found:
+def _array(unit: Unit, text: str) -> Found:
     from potstill.data.jsonarray import elements
 
-    row = 0
+    row, path = 0, Path(unit.path)
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with TextIOWrapper(_opened(path, unit.kind == "json.gz"), encoding="utf-8-sig") as file:
             for row, value in enumerate(elements(file, path), 1):
                 yield _of_row(value, text, f"{path}, row {row}")
-    except (DataError, UnicodeDecodeError, OSError) as problem:
+    except (DataError, ValueError, RecursionError, gzip.BadGzipFile, EOFError, zlib.error) as problem:
         # What is behind a damaged element cannot be told apart.
         yield Bad(str(problem) if isinstance(problem, DataError) else f"{path} after row {row}: {first_line(problem)}.")
 
 
 def _parquet(unit: Unit, text: str) -> Found:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     row, group = 0, unit.begin
     try:
-        with pq.ParquetFile(unit.path) as file:
+        # Page by page: row groups of long texts are large.
+        with pq.ParquetFile(unit.path, pre_buffer=False, buffer_size=1 << 20) as file:
             row = sum(file.metadata.row_group(group).num_rows for group in range(unit.begin))
             for group in range(unit.begin, unit.end):
-                for block in file.iter_batches(_BLOCK, [group], columns=[text], use_threads=False):
+                told = file.metadata.row_group(group)
+                together = max(1, min(_ROWS, _BYTES * told.num_rows // max(1, told.total_byte_size)))
+                for block in file.iter_batches(together, [group], columns=[text], use_threads=False):
                     for value in _values(block.column(0)):
                         row += 1
                         yield _checked(value, text, f"{unit.path}, row {row}")
     except (pa.ArrowException, OSError, ValueError) as problem:
+        if isinstance(problem, OSError) and problem.errno is not None:
+            raise
         yield Bad(f"{unit.path}, row group {group + 1}, after row {row}: {first_line(problem)}.")
 
 
@@ -186,8 +212,6 @@ def _values(column: Any) -> Iterator[Any]:
     try:
         yield from column.to_pylist()
     except UnicodeDecodeError:
-        import pyarrow as pa
-
         for value in column.cast(pa.large_binary()).to_pylist():
             yield None if value is None else value.decode("utf-8", "surrogateescape")  # told as half a character
 
@@ -195,16 +219,20 @@ def _values(column: Any) -> Iterator[Any]:
 def _rows_of(unit: Unit) -> Found:
     rows = unit.rows.select(range(unit.begin, unit.end)).with_format("arrow")
     row = unit.begin
-    for block in rows.iter(_BLOCK):
+    for block in rows.iter(_ROWS // 10):
         for value in _values(block.column("text")):
             row += 1
             yield _checked(value, "text", f"{unit.path}, row {row}")
 
 
 def _streamed(unit: Unit, text: str) -> Found:
-    """What cannot be read is an error, not a damaged row: the network is there again later."""
+    """What cannot be read is an error, not a damaged row: the network may have cut it short."""
+    row = 0
     try:
         for row, value in enumerate(unit.rows.texts(unit.begin, text), 1):
             yield _checked(value, text, f"{unit.path}, file {unit.begin + 1}, row {row}")
-    except OSError as problem:
-        raise DataError(f"{unit.path} cannot be read on: {first_line(problem)}; the same command goes on.") from problem
+    except (pa.ArrowException, EOFError, zlib.error, ValueError) as problem:
+        raise DataError(
+            f"{unit.path}, file {unit.begin + 1} after row {row}, cannot be read: {first_line(problem)}; the same "
+            "command goes on."
+        ) from problem

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from potstill.corpus.cleaning import Rules
-from potstill.corpus.preparing import Job, Shard, prepare
+from potstill.corpus.preparing import Job, Shard, prepare, with_line
 from potstill.corpus.shards import told_of
 from potstill.corpus.sources import Listing, listing
 from potstill.corpus.table import CorpusTable
@@ -44,6 +43,7 @@ class RunningText:
     rows: int | None
     config: CorpusConfig
     cache: Path
+    _done: dict[tuple[str, int], Prepared] = field(default_factory=dict, init=False)
 
     @property
     def fingerprint(self) -> str:
@@ -56,31 +56,28 @@ class RunningText:
 
         Raises: DataError for damaged rows, and where nothing is left.
         """
-        started, config = perf_counter(), self.config
-        words = words_of(tokenizer)
+        config, words = self.config, words_of(tokenizer)
+        if (words.key, max_length) in self._done:
+            return self._done[words.key, max_length]
         rules = Rules(max_length, config.layout, config.min_tokens, config.max_unknown)
         job = Job(self.cache / "corpus" / "shards", self.text, words, rules, config.bad_rows == "skip", config.workers)
         shards = prepare(self.found.units, job, progress, self.rows)
-        done = Prepared(self, tuple(shards), words.types, perf_counter() - started)
+        done = Prepared(self, tuple(shards), words.types)
         if not len(done.table):
             raise DataError(f"{self.path} leaves no sequence: {done.told}.")
         if any(shard.made for shard in shards):
             progress.note(f"{self.path}: {done.told}.")
+        self._done[words.key, max_length] = done
         return done
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared corpus.
-
-    Attributes:
-        seconds: that it took, with the look at what was there already.
-    """
+    """A prepared corpus; `types` says whether its models read token types."""
 
     text: RunningText
     shards: tuple[Shard, ...]
     types: bool
-    seconds: float
 
     @cached_property
     def table(self) -> CorpusTable:
@@ -115,7 +112,8 @@ class Prepared:
         for rule, count in self.dropped.items():
             yield f"{count:,} tokens cut off" if rule == "cut" else f"{count:,} {names[rule]} dropped"
         if rows := self.total("bad"):
-            yield f"{rows:,} damaged rows left out, such as {self.bad[-1].removesuffix('.')}"
+            told, unit = next((told, one.unit) for one in self.shards for told in told_of(one.manifest, one.unit))
+            yield f"{rows:,} damaged rows left out, such as {with_line(told, unit).removesuffix('.')}"
         if files := len(self.text.found.bad):
             yield f"{files:,} damaged files left out, such as {self.text.found.bad[0].removesuffix('.')}"
         if ignored := self.text.found.ignored:

@@ -41,8 +41,8 @@ def shard_key(unit: Unit, text: str, words: Words, rules: Rules) -> str:
 
 def write_shard(
     folder: Path, unit: Unit, text: str, words: Words, rules: Rules, skip: bool, check: Callable[[], None]
-) -> None:
-    """Prepares a piece of work; its folder appears whole or not at all.
+) -> dict[str, Any]:
+    """Prepares a piece of work; its folder appears whole or not at all. Returns the manifest.
 
     Args:
         skip: damaged rows are left out and counted.
@@ -54,7 +54,9 @@ def write_shard(
         facts = _Writer(draft, words, rules).write(unit, text, skip, check)
         check()
         hashes = {name: file_hash(draft / name) for name in (TABLE, INDEX, COUNTS)}
-        write_json(draft / MANIFEST, {**facts, "sha256": hashes})
+        manifest = {**facts, "sha256": hashes}
+        write_json(draft / MANIFEST, manifest)
+    return manifest
 
 
 def read_shard(folder: Path) -> dict[str, Any] | None:

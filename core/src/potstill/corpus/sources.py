@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 from potstill.corpus.digests import Stamp, digest_of, stamp
 from potstill.data.columns import check_columns
-from potstill.errors import DataError, DiskError, did_you_mean
+from potstill.errors import DataError, did_you_mean
 from potstill.files import text_hash
 from potstill.places import first_line
 
@@ -86,23 +85,29 @@ def listing(spec: Any, text: str, root: Path, where: str, cache: Path, skip: boo
     """
     found = Listing()
     if not isinstance(spec, str):
-        found.add("a data set in memory", _dataset_units(spec, text, f"{where} (a data set in memory)", cache))
+        found.add("a data set in memory", _given_units(spec, text, where))
         return found
-    seen: dict[Path, str] = {}
+    seen: dict[str, str] = {}
     for part in (part.strip() for part in spec.split(" + ")):
         told = f"{where} = '{part}'"
         name, _, split = part.partition("::")
-        path = root / Path(name).expanduser()
+        path = root / os.path.expanduser(name)
         if not part:
             raise DataError(f"{where} = '{spec}' has nothing beside a '+'; name a file, a folder or a hub id there.")
-        if _is_dataset(path) or not (os.path.lexists(path) or _looks_like_path(name)):
-            found.add(part, _saved_or_hub(part, text, root, told, cache))
-            continue
-        for file in _files(path, split, told, found):
-            first = seen.setdefault(file.resolve(), part)
-            if first != part or str(file) in found.names:
-                raise DataError(f"{told} names {file} a second time (first in '{first}'); name every file once.")
-            _add(found, file, text, cache, skip)
+        files = None
+        if not _is_dataset(path) and (os.path.lexists(path) or _looks_like_path(name)):
+            files = list(_files(path, split, told, found))
+        for file in [path] if files is None else files:
+            real = os.path.realpath(file) + (f"::{split}" if files is None else "")
+            if real in seen:
+                raise DataError(f"{told} names {file} a second time (first in '{seen[real]}'); name every file once.")
+            seen[real] = part
+            if files is None:
+                found.add(part, _saved_or_hub(part, text, root, told, cache))
+            else:
+                _add(found, file, text, cache)
+        if found.bad and not skip:
+            raise DataError(f'{found.bad[0].removesuffix(".")} (data.corpus.bad_rows = "skip" leaves such files out).')
     return found
 
 
@@ -131,48 +136,61 @@ def _files(path: Path, split: str, told: str, found: Listing) -> Iterator[Path]:
 def _folder(path: Path, split: str, told: str, found: Listing) -> Iterator[Path]:
     """The text files of a folder and of those below it, by name; each folder once, however links lead to it."""
     files, seen = [], set()
-    for folder, inner, names in os.walk(path, followlinks=True):
+
+    def told_of(problem: OSError) -> None:
+        found.bad.append(f"{problem.filename} cannot be read: {problem.strerror}.")
+
+    for folder, inner, names in os.walk(path, onerror=told_of, followlinks=True):
         if (real := os.path.realpath(folder)) in seen:
             inner.clear()
             continue
         seen.add(real)
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         files += [Path(folder) / name for name in names if not name.startswith(".")]
-    wanted = [file for file in files if file.name.lower().endswith(SUFFIXES) and (file.is_file() or file.is_symlink())]
+    wanted = [file for file in files if file.name.lower().endswith(SUFFIXES)]
     found.ignored += len(files) - len(wanted)
     if split:
         wanted = [file for file in wanted if re.match(re.escape(split) + r"(?![A-Za-z0-9])", file.name)]
-    if not wanted:
+    if not wanted and not found.bad:
         of = f" of '{split}'" if split else ""
         raise DataError(f"{told}: the folder {path} holds no text{of}; running text may end in {', '.join(SUFFIXES)}.")
     yield from sorted(wanted)
 
 
-def _add(found: Listing, path: Path, text: str, cache: Path, skip: bool) -> None:
+def _add(found: Listing, path: Path, text: str, cache: Path) -> None:
     try:
-        found.add(str(path), _file_units(path, text, cache))
-    except DiskError:  # the cache's, not the file's
-        raise
+        kind, before, parts = _looked_at(path, text)
     except OSError as problem:
         found.bad.append(f"{path} cannot be read: {problem.strerror or problem}.")
+        return
     except BadFile as problem:
         found.bad.append(str(problem))
-    if found.bad and not skip:
-        raise DataError(found.bad[0])
+        return
+    digest = digest_of(path, before, cache)
+    found.add(
+        str(path),
+        [Unit(str(path), kind, b, e, text_hash(f"{digest} {kind} {b} {e}"), before) for b, e in parts],
+    )
 
 
 class BadFile(Exception):  # noqa: N818 - a sentence on its way to a count or an error
     """A file that is damaged as a whole."""
 
 
-def _file_units(path: Path, text: str, cache: Path) -> list[Unit]:
+def _looked_at(path: Path, text: str) -> tuple[str, Stamp, list[tuple[int, int]]]:
+    """A file's kind, its state, and the parts that it is read in.
+
+    Raises: BadFile; OSError where it cannot be opened.
+    """
     kind = next(kind for kind in sorted(_KINDS, key=len, reverse=True) if path.name.lower().endswith(f".{kind}"))
+    if any("\ud800" <= sign <= "\udfff" for sign in str(path)):
+        raise BadFile(f"{str(path)!a} has a name that is no UTF-8 text; rename the file.")
     before = stamp(path)
+    if not path.is_file():
+        raise BadFile(f"{path} is no file that holds text, but a device, a pipe or a folder; take it away.")
     if kind in ("txt", "jsonl", "json"):
         _check_encoding(path)
-    parts = _parts(path, kind, before.size, text)
-    digest = digest_of(path, before, cache)
-    return [Unit(str(path), kind, b, e, text_hash(f"{digest} {kind} {b} {e}"), before) for b, e in parts]
+    return kind, before, _parts(path, kind, before.size, text)
 
 
 def _parts(path: Path, kind: str, size: int, text: str) -> list[tuple[int, int]]:
@@ -202,10 +220,14 @@ def _row_groups(path: Path, text: str) -> list[tuple[int, int]]:
         if isinstance(problem, OSError) and problem.errno is not None:
             raise
         raise BadFile(f"{path} is not a readable Parquet file: {first_line(problem)}.") from None
-    check_columns({"text": text}, schema.names, str(path))
+    try:
+        check_columns({"text": text}, schema.names, str(path))
+    except DataError as problem:
+        raise BadFile(str(problem)) from None
     kind = schema.field(text).type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise DataError(f"{path}: the column '{text}' (data.text) holds {kind}, not text.")
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not any(check(kind) for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
+        raise BadFile(f"{path}: the column '{text}' (data.text) holds {kind}, not text.")
     parts, begin, size = [], 0, 0
     for group in range(metadata.num_row_groups):
         size += metadata.row_group(group).total_byte_size
@@ -219,37 +241,43 @@ def _saved_or_hub(part: str, text: str, root: Path, told: str, cache: Path) -> l
     from huggingface_hub import is_offline_mode
 
     from potstill.corpus.remote import on_the_hub
-    from potstill.data.source import find_rows
+    from potstill.data.source import find_rows, fingerprint
 
-    if not (_is_dataset(root / Path(part.partition("::")[0]).expanduser()) or is_offline_mode()):
+    if not (_is_dataset(root / os.path.expanduser(part.partition("::")[0])) or is_offline_mode()):
         remote = on_the_hub(part, text, told)
         return [
             Unit(told, "stream", number, number + 1, text_hash(f"{remote.key} stream {number}"), None, remote)
             for number in range(remote.files)
         ]
-    return _dataset_units(find_rows(part, {"text": text}, root, told, cache), "text", told, cache)
+    dataset = find_rows(part, {"text": text}, root, told, cache)
+    if _is_dataset(root / os.path.expanduser(part.partition("::")[0])) and dataset._indices is None:
+        # Saved whole, so the files are the rows.
+        files = [Path(file["filename"]) for file in dataset.cache_files]
+        content = " ".join([text, *(digest_of(file, stamp(file), cache) for file in files)])
+        return _dataset_units(dataset, content, text, told)
+    return _dataset_units(dataset, fingerprint(dataset), text, told)
 
 
-def _dataset_units(dataset: Any, text: str, told: str, cache: Path) -> list[Unit]:
+def _given_units(dataset: Any, text: str, where: str) -> list[Unit]:
+    from datasets import Dataset
+
     from potstill.data.columns import by_role
     from potstill.data.source import fingerprint
 
-    dataset = by_role(dataset.with_format(None), {"text": text}, told)
+    told = f"{where} (a data set in memory)"
+    if not isinstance(dataset, Dataset):
+        raise DataError(f"{told} is a {type(dataset).__name__}; give paths, hub ids or one datasets.Dataset.")
+    rows = by_role(dataset.with_format(None), {"text": text}, told)
+    return _dataset_units(rows, fingerprint(rows), text, told)
+
+
+def _dataset_units(dataset: Any, content: str, text: str, told: str) -> list[Unit]:
+    """Pieces of rows whose column is called "text"; `text` is what it was called."""
     kind = getattr(dataset.features["text"], "dtype", "a list")
     if kind not in ("string", "large_string"):
         raise DataError(f"{told}: the column '{text}' (data.text) holds {kind}, not text.")
-    files = [Path(file["filename"]) for file in dataset.cache_files]
-    if files and dataset._indices is None:  # else rows were chosen, and the files are not the content
-        content = " ".join(digest_of(file, stamp(file), cache) for file in files)
-    else:
-        content = fingerprint(dataset)
     return [
         Unit(told, "dataset", begin, end, text_hash(f"{content} dataset {begin} {end}"), None, dataset)
         for begin in range(0, len(dataset), ROWS)
         for end in [min(begin + ROWS, len(dataset))]
     ]
-
-
-def summary(found: Listing) -> Counter[str]:
-    """Numbers of files: read, damaged, and left aside for their suffix."""
-    return Counter(files=len(found.names), bad_files=len(found.bad), ignored_files=found.ignored)

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from potstill.corpus.preparing import Shard
 
 
+_MAPS = 8192
+"""So many shards are mapped at once."""
+
+
 class CorpusTable:
     """Token ids of every sequence. A shard is mapped when a row of it is read; of a row nothing is in memory but its
     length.
@@ -74,6 +78,8 @@ class CorpusTable:
 
     def _shard(self, number: int) -> _Mapped:
         if number not in self._mapped:
+            if len(self._mapped) >= _MAPS:  # the system allows some 65,000 of a process; views keep theirs
+                del self._mapped[next(iter(self._mapped))]
             self._mapped[number] = _Mapped(self.shards[number].folder / TABLE)
         return self._mapped[number]
 

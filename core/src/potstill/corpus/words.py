@@ -1,4 +1,4 @@
-"""A tokenizer as the preparation uses it: texts to ids without special tokens, quick to send to another process."""
+"""A tokenizer as the preparation uses it: texts to ids without special tokens."""
 
 from __future__ import annotations
 
