@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 import potstill
+from potstill.cli import main
 from potstill.errors import ModelError, UserError
 from potstill.exporting import export_folder
 from potstill.saved import evaluate_folder, open_saved, predict
@@ -187,3 +189,29 @@ def test_an_exported_model_without_what_lies_beside_it_is_refused(task: str, pla
     (tmp_path / "export/potstill.json").unlink()
     with pytest.raises(ModelError, match=r"Beside .*model\.onnx there is no potstill\.json that says what it was made"):
         open_saved(tmp_path / "export/model.onnx")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_model_from_elsewhere_tells_its_task_and_a_run_from_options_takes_the_teachers(
+    task: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = TASKS[task]()["data"]
+    columns = [
+        word
+        for role in ("text", "text_pair", "label")
+        if role in data
+        for word in (f"--{role.replace('_', '-')}", data[role])
+    ]
+    monkeypatch.chdir(place)
+    words = ["run", "--teacher", task, "--student-layers", "1", "--train", data["train"], "--epochs", "1", *columns]
+    assert main([*words, "--max-length", "14", "--folder", str(tmp_path / "run"), "-p", "hinton"]) == 0
+    assert json.loads((tmp_path / "run/model/potstill.json").read_text())["task"] == task_card(place, task)
+    shutil.copytree(place / task, tmp_path / "foreign")
+    (tmp_path / "foreign/potstill.json").unlink()
+    found = open_saved(tmp_path / "foreign", 14).task
+    assert (found.name, found.names) == (task, task_card(place, task)["labels"])
+
+
+def task_card(place: Path, task: str) -> dict[str, Any]:
+    card: dict[str, Any] = json.loads((place / task / "potstill.json").read_text())["task"]
+    return card

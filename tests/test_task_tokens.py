@@ -220,6 +220,10 @@ def test_what_cannot_be_is_told_before_it_trains(tmp_path: Path) -> None:
         task_of([])
     with pytest.raises(RecipeError, match=r"\[task\]: unknown key 'lable_all' for .*Did you mean 'label_all'\?"):
         task_of(lable_all=True)
+    with pytest.raises(
+        RecipeError, match=r"\[task\]: unknown key 'metrc' for the task 'regression'\. Did you mean 'metric'"
+    ):
+        load_task(TaskConfig(kind="regression", metrc="mse"))
     with pytest.raises(RecipeError, match=r"\[task\]: 'scheme' = 'IOB' should be 'IOB1', 'IOB2'"):
         task_of(scheme="IOB")
     with pytest.raises(DataError, match="max_length = 2 leaves no room for words: 2 tokens of a row are special ones"):

@@ -153,7 +153,8 @@ def test_labels_give_the_cross_entropy_as_transformers_models_do() -> None:
 
 def stage(folder: Path) -> SimpleNamespace:
     head = {"num_labels": 2, "id2label": {0: "no", 1: "yes"}, "label2id": {"no": 0, "yes": 1}}
-    return SimpleNamespace(path=folder.joinpath, task=SimpleNamespace(head=lambda: head))
+    task = SimpleNamespace(head=lambda: head, auto_class="AutoModelForSequenceClassification")
+    return SimpleNamespace(path=folder.joinpath, task=task)
 
 
 def test_the_plugin_builds_a_student_with_the_file_s_vocabulary_and_the_task_s_head(tmp_path: Path) -> None:

@@ -13,6 +13,14 @@ from potstill.errors import UserError
 _DATA_FILES = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".conll"}
 
 
+_HEADS = {
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+}
+"""The task that the head of a teacher from elsewhere tells, told without loading one."""
+
+
 @dataclass(frozen=True)
 class Parts:
     """What the options of `potstill run` without a recipe file say; None is not said.
@@ -119,9 +127,8 @@ def _task(parts: Parts) -> dict[str, Any]:
     theirs = _learnt(parts.teacher)
     kind = parts.task or theirs.get("kind") or "text-classification"
     task: dict[str, Any] = {"kind": kind}
-    labels = theirs.get("labels")
-    if labels and theirs.get("kind") == kind:
-        task["labels"] = labels
+    if theirs.get("kind") == kind:
+        task |= theirs.get("options", {}) | ({"labels": theirs["labels"]} if theirs.get("labels") else {})
     return task
 
 
@@ -137,14 +144,19 @@ def _learnt(teacher: str | None) -> dict[str, Any]:
         return task
     config = read_config(folder)
     names = config.get("id2label")
-    if not str(config.get("architectures")).endswith("ForSequenceClassification']") or not isinstance(names, dict):
+    architecture = str((config.get("architectures") or [""])[0])
+    kind = next((kind for head, kind in _HEADS.items() if architecture.endswith(head)), None)
+    if kind == "question-answering":
+        return {"kind": kind}
+    if kind is None or not isinstance(names, dict):
         return {}
     if len(names) == 1:
         return {"kind": "regression"}
     labels = [names[number] for number in sorted(names, key=int)]
     unnamed = all(label.startswith("LABEL_") for label in labels)
-    several = config.get("problem_type") == "multi_label_classification"
-    return {} if unnamed else {"kind": "multi-label" if several else "text-classification", "labels": labels}
+    if kind == "text-classification" and config.get("problem_type") == "multi_label_classification":
+        kind = "multi-label"
+    return {} if unnamed else {"kind": kind, "labels": labels}
 
 
 def _data(parts: Parts) -> dict[str, Any]:
