@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from potstill_layers.soft import probability_shift
 from torch import Tensor
 
 import potstill
@@ -100,6 +101,23 @@ def test_a_plugin_trains_a_task_and_resumes_exactly(task: str, plugin: str, plac
         with stage.exit:
             before, after = stage.student.module.state_dict(), weights(tmp_path / "whole", "distil")
             assert any(not torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_shift_of_the_label_to_the_top_goes_by_the_labels_of_tokens(task: str, place: Path, tmp_path: Path) -> None:
+    options = {"kd": "ce", "kd_weight": 1.0, "probability_shift": True}
+    stage = stage_of(cell(task, "layers", options), place, tmp_path / "look")
+    with stage.exit:
+        batch = stage.examples("train").batch(range(8))
+        raw = stage.teacher.module(**batch.teacher)
+        for one in stage.task.predictions(stage.task.logits(raw), batch):
+            assert one.labels is not None
+            known = one.labels >= 0
+            assert known.any()
+            shifted = probability_shift(one.logits, one.labels)
+            assert shifted.argmax(-1)[known].tolist() == one.labels[known].tolist()
+    result = potstill.run(cell(task, "layers", options), folder=tmp_path / "run", data_root=place)
+    assert math.isfinite(result.metrics["loss"])
 
 
 @pytest.mark.parametrize("plugin", REFUSED)

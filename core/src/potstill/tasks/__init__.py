@@ -52,12 +52,14 @@ class Prediction:
         logits: [n, classes]; [n, 1] for a value.
         kind: "categorical" (softmax), "bernoulli" (sigmoid each), "value" (compared as it is).
         per: the unit that a mean over the n rows is a mean of.
+        labels: [n] classes, negative where there is no label, for a task whose labels are not one a row of the batch.
     """
 
     name: str
     logits: Tensor
     kind: Literal["categorical", "value", "bernoulli"]
     per: Unit = EXAMPLE
+    labels: Tensor | None = None
 
 
 def full_precision(logits: Tensor) -> Tensor:

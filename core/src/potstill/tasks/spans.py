@@ -146,8 +146,8 @@ class QuestionAnswering(Task):
         """Two, over the same tokens as the loss, each [batch, seq]: where the answer begins, and where it ends."""
         start, end = _within(logits, batch).unbind(-1)
         return [
-            Prediction("start", start, "categorical", EXAMPLE),
-            Prediction("end", end, "categorical", EXAMPLE),
+            Prediction("start", start, "categorical", EXAMPLE, batch.labels[:, 0]),
+            Prediction("end", end, "categorical", EXAMPLE, batch.labels[:, 1]),
         ]
 
     def outcome(self, logits: Tensor, batch: Batch) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

@@ -196,7 +196,8 @@ class TokenClassification(Task):
 
     def predictions(self, logits: Tensor, batch: Batch) -> list[Prediction]:
         """One over the marked tokens, [tokens, tags]."""
-        return [Prediction("tag", logits.flatten(0, 1)[batch.predicted], "categorical", PREDICTED)]
+        chosen, labels = logits.flatten(0, 1)[batch.predicted], batch.labels.flatten()[batch.predicted]
+        return [Prediction("tag", chosen, "categorical", PREDICTED, labels)]
 
     def outcome(self, logits: Tensor, batch: Batch) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """[batch, seq] int16, the tag of each token; [batch], the numbers of the rows."""

@@ -53,6 +53,8 @@ def _temperature(options: Options, student: Prediction, teacher: Tensor) -> soft
 
 def _labels(student: Prediction, batch: Batch) -> Tensor:
     """The label of every row of logits, [n]."""
+    if student.labels is not None:
+        return student.labels
     if student.kind == "categorical" and batch.labels.shape == student.logits.shape[:-1]:
         return batch.labels
     raise PluginError(
