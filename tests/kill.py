@@ -2,13 +2,13 @@
 
     python -m tests.kill SCRATCH [--trials 50 | --pairs 20] [--seed 0] [--rows 300]
 
-Without --pairs, five recipes in turn: one supervised stage; a BERT teacher and a BiLSTM student with tokenizers of
+Without --pairs, seven recipes in turn: one supervised stage; a BERT teacher and a BiLSTM student with tokenizers of
 their own, soft targets and accumulation; a stage that trains the teacher, one for the student, and an ONNX export; the
-same with a training that becomes two, and with an assistant in between. With it, so many pairs of plugins, drawn at
-random. Every run has a cache of its own, so that moments fall into tokenizing too; some are killed once more while they
-go on. Prints a line a trial: when the run was killed, what it had done by then, and whether all that it left came out
-bit-identical. Exit code 1 where something did not. Every run is a fork of this process, which itself only imports, so
-that a trial costs no start-up.
+same with a training that becomes two, with an assistant in between, on tags and on answers. With it, so many pairs of
+plugins, drawn at random. Every run has a cache of its own, so that moments fall into tokenizing too; some are killed
+once more while they go on. Prints a line a trial: when the run was killed, what it had done by then, and whether all
+that it left came out bit-identical. Exit code 1 where something did not. Every run is a fork of this process, which
+itself only imports, so that a trial costs no start-up.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.testing.tiny import bert, recipe, student_only, write_data
+from potstill.testing.words import asking, tagging, write_questions, write_tags
 from tests.composition.plugins import CHARACTERS, PAIRS, REFUSED, together
 from tests.nursery import import_all
 
@@ -74,12 +75,29 @@ def relations_in_hops() -> dict[str, Any]:
     return {**tables, "export": {"plugins": ["onnx"], "onnx": {"time": False, "teacher": False}}}
 
 
+def tags() -> dict[str, Any]:
+    """Soft targets for the tags of words."""
+    return at_tokens(tagging("hinton", "accumulate"))
+
+
+def answers() -> dict[str, Any]:
+    """Soft targets for the windows of questions."""
+    return at_tokens(asking("hinton", "accumulate"))
+
+
+def at_tokens(tables: dict[str, Any]) -> dict[str, Any]:
+    tables["stage"][1].update(accumulate={"batches": 2}, checkpoint_every=7, log_every=3)
+    return {**tables, "export": {"plugins": ["onnx"], "onnx": {"time": False, "teacher": False}}}
+
+
 RECIPES: dict[str, Callable[[], dict[str, Any]]] = {
     "two stages": teacher_and_student,
     "two tokenizers": two_tokenizers,
     "plain": plain,
     "inner layers": inner_layers,
     "relations in hops": relations_in_hops,
+    "tags": tags,
+    "answers": answers,
 }
 
 
@@ -144,7 +162,7 @@ class Trials:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scratch", type=Path, help="an empty or new folder")
-    parser.add_argument("--trials", type=int, default=50, help="over the five recipes")
+    parser.add_argument("--trials", type=int, default=50, help="over the seven recipes")
     parser.add_argument("--pairs", type=int, default=0, help="instead, a trial each of so many pairs of plugins")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--rows", type=int, default=300, help="training rows, so many as make a run last some seconds")
@@ -185,6 +203,8 @@ def prepared(scratch: Path, rows: int) -> Path:
     data = scratch / "data"
     data.mkdir(parents=True)
     write_data(data, train=rows, validation=rows // 4)
+    write_tags(data, train=rows, validation=rows // 4)
+    write_questions(data, train=rows, validation=rows // 4)
     (data / "characters.txt").write_text("\n".join(CHARACTERS) + "\n", encoding="utf-8")
     tables = recipe(teacher={"config": bert(4), "tokenizer": "vocab.txt"})
     trained = Trials("teacher", {**tables, "stage": tables["stage"][:1]}, data, scratch)
