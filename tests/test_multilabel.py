@@ -22,6 +22,7 @@ import potstill
 import potstill.cli
 from potstill.batch import TARGET, Batch
 from potstill.cli.compose import Parts, compose
+from potstill.data.examples import forget_labels
 from potstill.errors import DataError, RecipeError, UserError
 from potstill.exporting import export_folder
 from potstill.models import task_of
@@ -322,6 +323,16 @@ def test_a_teacher_that_knows_teaches_and_is_measured_and_asked(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split("\t")[0] == "sea"
     assert lines[1].split("\t") == ["–", "–", "the a of and"]
+
+
+def test_labels_may_be_forgotten_and_the_teacher_teaches_all_rows(place: Path, tmp_path: Path) -> None:
+    labels = np.array([[1, 0], [0, 0], [0, 1]], dtype=np.float32)
+    assert np.isnan(forget_labels(labels, 1)).all(1).tolist() == [False, True, True]
+    tables = tables_of("hinton", stage={"updates": 2}, labelled_rows=0)
+    with pytest.raises(UserError, match="hinton"):  # its hard term has nothing to learn from
+        potstill.run(tables, folder=tmp_path / "hard", data_root=place)
+    tables["stage"][0]["hinton"] = {"temperature": 2.0, "alpha": 1.0}
+    assert potstill.run(tables, folder=tmp_path / "soft", data_root=place).stages["distil"]["rows"] == 96
 
 
 def test_rows_in_memory_with_lists_of_labels_are_taken_too(place: Path, tmp_path: Path) -> None:

@@ -233,6 +233,16 @@ def test_the_shipped_suites_name_files_below_a_data_root_and_the_hub_without_one
     assert below["cola"].recipe["task"]["metric"] == "matthews"
 
 
+def test_a_shipped_suite_is_listed_and_copied_as_recipes_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert potstill.cli.main(["recipes", "list", "--json"]) == 0
+    assert {"glue", "clue"} <= {row["recipe"] for row in json.loads(capsys.readouterr().out)}
+    assert potstill.cli.main(["recipes", "copy", "glue", str(tmp_path)]) == 0
+    assert f"potstill suite {tmp_path / 'glue.toml'} --model DIR" in capsys.readouterr().out
+    assert len(suite_tasks([str(tmp_path / "glue.toml")], tmp_path)) == 8
+
+
 def test_only_some_of_the_tasks_may_be_meant(place: Path) -> None:
     assert [task.name for task in suite_tasks(["glue"], place, only=["rte", "cola"])] == ["cola", "rte"]
     with pytest.raises(UserError, match=r"no task 'mrcp'; there are cola, .*Did you mean 'mrpc'"):
