@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
@@ -42,10 +43,10 @@ def verdict_rows(suites: Sequence[Found], comparison: Mapping[str, Any]) -> list
 
 
 def _verdict(found: Mapping[str, Any], scale: float) -> dict[str, Any]:
-    low, high = (f"{scale * end:+.2f}" for end in found["rows"])
+    low, high = found["rows"]
     return {
         "difference": f"{scale * found['difference']:+.2f}",
-        "95 % over rows": f"{low} … {high}",
+        "95 % over rows": None if math.isnan(low) else f"{scale * low:+.2f} … {scale * high:+.2f}",
         "p over seeds": None if found["seeds"] is None else f"{found['seeds']['p']:.3f}",
         "verdict": found["verdict"],
     }
