@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import BertConfig, BertForMaskedLM
+from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
 from potstill.errors import ModelError
 from potstill.models import (
@@ -154,6 +154,16 @@ def test_half_precision_weights_are_loaded_in_full_precision(vocabulary: Path) -
     model.module.half()
     loaded = load_model(save(model, vocabulary.parent / "m"), task())
     assert {value.dtype for value in state(loaded).values() if value.is_floating_point()} == {torch.float32}
+
+
+def test_what_a_task_says_of_heads_is_left_out_where_the_models_config_does_not_know_it(vocabulary: Path) -> None:
+    decoder = GPT2LMHeadModel(GPT2Config(vocab_size=10, n_layer=1, n_embd=16, n_head=2, n_positions=48))
+    folder = vocabulary.parent / "gpt2"
+    decoder.save_pretrained(folder)
+    load_tokenizer(str(vocabulary), None).save_pretrained(folder)
+    assert "is_decoder" not in json.loads((folder / "config.json").read_text())
+    loaded = load_model(folder, load_task(TaskConfig(kind="causal-lm")))
+    assert all(torch.equal(value, decoder.state_dict()[name]) for name, value in state(loaded).items())
 
 
 def test_a_pretrained_body_gets_a_fresh_head_and_says_what_is_fresh(vocabulary: Path) -> None:

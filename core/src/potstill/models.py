@@ -161,14 +161,16 @@ def load_model(
     task = task or task_of(folder)
     head = _head(folder, task)
     try:
+        # What the config does not know stays out: transformers would hand it to the model, which takes nothing else.
+        config, _ = AutoConfig.from_pretrained(str(place), trust_remote_code=trust, return_unused_kwargs=True, **head)
         # Checkpoints in half precision are trained in full: a plugin decides otherwise, not a file.
         module, info = _auto(task).from_pretrained(
             str(place),
+            config=config,
             use_safetensors=True,
             output_loading_info=True,
             trust_remote_code=trust,
             dtype=torch.float32,
-            **head,
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, StrictDataclassError) as error:
         raise ModelError(why_not(str(place), error)) from error
