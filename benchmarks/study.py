@@ -51,12 +51,13 @@ def swept(
     return rows
 
 
-def best(rows: Sequence[Row], key: str) -> Any:
-    """The setting whose runs are most accurate on the validation rows, on average over their seeds."""
+def best(rows: Sequence[Row], key: str, metric: str = "accuracy") -> Any:
+    """The setting whose runs are best on the validation rows, on average over their seeds."""
     settings = dict.fromkeys(row["settings"][key] for row in rows)
+    sign = -1 if metric == "perplexity" else 1
     return max(
         settings,
-        key=lambda one: mean(row["metrics"]["accuracy"] for row in rows if row["settings"][key] == one),
+        key=lambda one: sign * mean(row["metrics"][metric] for row in rows if row["settings"][key] == one),
     )
 
 
