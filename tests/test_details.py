@@ -12,11 +12,11 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 import potstill
 from potstill.batch import IGNORED
+from potstill.details import bootstrap, by_class, by_length, mistakes, points, wilson
 from potstill.errors import Interrupted
 from potstill.progress import Progress
 from potstill.settings import TaskConfig
 from potstill.tasks import load_task
-from potstill.tasks.details import bootstrap, by_class, by_length, mistakes, points, wilson
 from potstill.testing.tiny import recipe
 
 NAMES = ["owl", "wren", "gull", "crow"]

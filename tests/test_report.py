@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -288,3 +290,13 @@ def test_compare_shows_what_differs_and_both_runs_metrics(run: Path, tmp_path: P
     assert potstill.cli.main(["compare", str(run), str(other)]) == 0
     assert "birds → cold" in capsys.readouterr().out
     assert potstill.cli.main(["compare", str(run)]) == 2
+
+
+def test_a_page_is_written_without_torch(run: Path):
+    code = (
+        "import sys; from potstill.cli import main;"
+        f"main(['report', {str(run)!r}]); main(['compare', {str(run)!r}, {str(run)!r}]);"
+        "import potstill.report.comparepage, potstill.report.overlaid; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"

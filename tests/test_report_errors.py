@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 import potstill.cli
+from potstill.details import by_class, mistakes
 from potstill.report.errors import class_rows, errors, interval_table
 from potstill.report.figures import class_scores, confusion, lengths, scatter
 from potstill.report.folder import RecordedRun
 from potstill.report.html import write_report
 from potstill.report.quality import points
-from potstill.tasks.details import by_class, mistakes
 from tests.browser import complaints_of, needs_browser
 from tests.fabricated import DETAILS, make_run
 

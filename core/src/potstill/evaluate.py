@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from potstill.batch import TARGET, Batch
 from potstill.data.batching import in_order
 from potstill.data.examples import Examples
+from potstill.details import Details
 from potstill.progress import Bar
 from potstill.ranks import Ranks
 from potstill.tasks import Task
-from potstill.tasks.details import Details
 
 
 @dataclass(frozen=True)

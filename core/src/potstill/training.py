@@ -15,6 +15,7 @@ from torch import nn
 import potstill
 from potstill import checkpoint, loader
 from potstill.context import Context
+from potstill.details import Details
 from potstill.discovery import PLUGINS, installed
 from potstill.engine import Engine
 from potstill.errors import PluginError
@@ -29,7 +30,6 @@ from potstill.references import FRESH, references, stage_named, tables_used
 from potstill.runfolder import RunFolder, content_key
 from potstill.stage import Stage, count_hooks
 from potstill.stagemodels import MODULES
-from potstill.tasks.details import Details
 
 DETAILS = "details.json"
 """Beside a stage's result: where its model errs, and a teacher that came trained, by split."""

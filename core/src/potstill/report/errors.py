@@ -1,4 +1,4 @@
-"""Where models err: the tables that a task makes (`potstill.tasks.details`), beside each other for several models."""
+"""Where models err: the tables that a task makes (`potstill.details`), beside each other for several models."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def confusion(classes: Rows, mistakes: Rows) -> tuple[int, int, go.Figure]:
     """A confusion matrix as a heat map, of the classes with the most mistakes where there are many.
 
     Args:
-        classes, mistakes: as `potstill.tasks.details` makes them.
+        classes, mistakes: as `potstill.details` makes them.
 
     Returns: how many classes are shown, how many there are, and the figure.
     """

@@ -13,7 +13,7 @@ from typing import Any
 from potstill.errors import UserError
 
 BySplit = dict[str, dict[str, list[dict[str, Any]]]]
-"""Tables of where a model errs (`potstill.tasks.details`) by split and name."""
+"""Tables of where a model errs (`potstill.details`) by split and name."""
 
 
 @dataclass

@@ -10,10 +10,10 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from potstill.details import wilson
 from potstill.report.curves import COLOURS, plain, style
 from potstill.report.folder import RecordedRun, StageFolder
 from potstill.report.table import METRICS, SIZES, heading, is_number, rows_of
-from potstill.tasks.details import wilson
 
 NOTE = (
     "Squares are teachers, open circles students trained without a teacher, filled circles those with one; diamonds "

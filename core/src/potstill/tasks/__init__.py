@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from potstill.data.examples import Examples
     from potstill.data.source import Source
     from potstill.data.table import Tokens
+    from potstill.details import Details
     from potstill.models import Model
     from potstill.recipe import TaskConfig
-    from potstill.tasks.details import Details
 
     Labels = npt.NDArray[Any] | list[Any]
 
@@ -231,7 +231,7 @@ class Task(ABC):
         """
 
     def details(self, outcomes: Labels, labels: Labels, lengths: npt.NDArray[Any]) -> Details:
-        """Where the model errs, as tables that the report shows (`potstill.tasks.details`); here none.
+        """Where the model errs, as tables that the report shows (`potstill.details`); here none.
 
         Asked once, at a stage's end, of the validation rows and of the test rows. The report draws the tables
         "classes", "mistakes", "lengths", "points" and "intervals"; others it shows as they are.

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from torch.nn import functional as F
 
+from potstill import details
 from potstill.batch import EXAMPLE, IGNORED
 from potstill.errors import DataError, RecipeError, did_you_mean
-from potstill.tasks import Prediction, Task, details, full_precision, scores
+from potstill.tasks import Prediction, Task, full_precision, scores
 
 if TYPE_CHECKING:
     from torch import Tensor

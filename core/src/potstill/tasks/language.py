@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from potstill import details
 from potstill.batch import IGNORED, TOKEN
 from potstill.data.masking import Masking, mask_id_of
 from potstill.errors import DataError, ModelError
-from potstill.tasks import Prediction, Task, details, full_precision
+from potstill.tasks import Prediction, Task, full_precision
 
 if TYPE_CHECKING:
     from potstill.batch import Batch

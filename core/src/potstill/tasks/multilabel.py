@@ -11,10 +11,11 @@ import numpy.typing as npt
 from pydantic import Field
 from torch.nn import functional as F
 
+from potstill import details
 from potstill.batch import EXAMPLE, IGNORED
 from potstill.errors import DataError
 from potstill.settings import Settings
-from potstill.tasks import Prediction, Task, details, full_precision, scores
+from potstill.tasks import Prediction, Task, full_precision, scores
 from potstill.tasks.classification import TextClassification, class_of
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from potstill import details
 from potstill.batch import EXAMPLE
 from potstill.errors import DataError
-from potstill.tasks import Prediction, Task, details, full_precision, scores
+from potstill.tasks import Prediction, Task, full_precision, scores
 
 if TYPE_CHECKING:
     from torch import Tensor
