@@ -145,8 +145,16 @@ def test_a_full_disk_under_an_export_keeps_the_earlier_export(place: Path, disk:
 
 def test_a_disk_that_is_read_only_is_a_sentence(place: Path, disk: Mount, heard: Heard) -> None:
     folder = disk(1000)
+    here = str(
+        shutil.copytree(place / "whole", folder / "whole", ignore=shutil.ignore_patterns("*.safetensors", "*.html"))
+    )
     disk(1000, ",ro")
-    for words in (command(place, folder / "run"), [*command(place, place / "r"), "--save-recipe", f"{folder}/s.toml"]):
+    for words in (
+        command(place, folder / "run"),
+        [*command(place, place / "r"), "--save-recipe", f"{folder}/s.toml"],
+        ["report", here],
+        ["compare", str(place / "whole"), here, "--html", f"{folder}/page.html"],
+    ):
         assert potstill.cli.main(words) == 2
         assert "cannot be written: its disk is read-only; name another place." in heard()
 

@@ -201,3 +201,11 @@ def test_a_fresh_run_begins_its_curves_anew(data: Path, tmp_path: Path, long: di
     for more in ([], ["--fresh", "--seed", "9"]):
         assert potstill.cli.main([*words, "--track", "tensorboard", *more]) == 0
     assert_same_curves(tmp_path / "run", "plain")
+
+
+def test_a_sweep_tracks_each_run_in_its_own_folder(data: Path, tmp_path: Path, long: dict[str, Any]) -> None:
+    (tmp_path / "r.toml").write_text(tomli_w.dumps(long))
+    words = ["sweep", str(tmp_path / "r.toml"), "--data-root", str(data), "--folder", str(tmp_path / "s"), "--quiet"]
+    assert potstill.cli.main([*words, "--seeds", "1,2", "--track", "tensorboard"]) == 0
+    for seed in (1, 2):
+        assert_same_curves(tmp_path / f"s/seed={seed}", "plain")

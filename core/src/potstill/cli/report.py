@@ -15,7 +15,7 @@ from potstill.cli.output import say_json
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print the table of models in Markdown; write nothing.")
 @json_option
 def report(folder: Path, as_markdown: bool, as_json: bool) -> None:
-    """Write a run folder's report.html again: models, curves, recipe, environment, in one page that works offline.
+    """Write a run folder's report.html again: models, curves, errors, recipe, in one page that works offline.
 
     \b
     Example:
