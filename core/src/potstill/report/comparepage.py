@@ -16,6 +16,8 @@ from potstill.report.folder import BySplit, RecordedRun, StageFolder
 from potstill.report.seeds import HOW, seed_rows
 from potstill.report.table import METRICS, columns_of, headline
 
+_LISTED = 12
+"""So many differences stand in the open."""
 _OVERLAID = 4
 """So many metrics of a stage have a figure."""
 
@@ -49,9 +51,14 @@ def _differences(found: Comparison) -> str:
     first = next(iter(found.runs))
     body = "".join(note(sentence) for sentence in found.notes)
     for name, lines in found.differences.items():
-        items = "".join(f"<li>{escape(line)}</li>\n" for line in lines) or "<li>the same recipe</li>\n"
-        body += f"<h3>{escape(first)} → {escape(name)}</h3>\n<ul>\n{items}</ul>\n"
+        body += f"<h3>{escape(first)} → {escape(name)}</h3>\n{_listed(lines[:_LISTED] or ['the same recipe'])}"
+        body += folded(f"{len(lines) - _LISTED} more", _listed(lines[_LISTED:])) if len(lines) > _LISTED else ""
     return section("What differs", body)
+
+
+def _listed(lines: Iterable[str]) -> str:
+    items = "".join(f"<li>{escape(line)}</li>\n" for line in lines)
+    return f"<ul>\n{items}</ul>\n" if items else ""
 
 
 def _models(found: Comparison) -> str:
@@ -127,5 +134,4 @@ def _of_student(run: RecordedRun) -> BySplit:
 
 def _missing(found: Comparison) -> str:
     lines = [f"{name}: {sentence}" for name, run in found.runs.items() for sentence in dict.fromkeys(run.missing)]
-    items = "".join(f"<li>{escape(line)}</li>\n" for line in lines)
-    return section("Missing", f"<ul>\n{items}</ul>\n" if items else "")
+    return section("Missing", _listed(lines))

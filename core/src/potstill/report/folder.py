@@ -98,6 +98,21 @@ class RecordedRun:
         found = {"teacher": teachers[-1]} if teachers else {}
         return found | {stage.name: stage.details["model"] for stage in self.stages if stage.details.get("model")}
 
+    @property
+    def finished_stages(self) -> dict[str, StageFolder]:
+        """The stages that have ended, by name."""
+        return {str(stage.result.get("stage", stage.name)): stage for stage in self.stages if stage.result}
+
+    def origin(self, model: str) -> str:
+        """The stage that made a model of the table or the one it was exported from; "teacher" where none did."""
+        stages = self.finished_stages
+        if model in stages:
+            return model
+        if model.startswith("teacher"):
+            trained = [name for name, stage in stages.items() if stage.result.get("trains") == "teacher"]
+            return trained[-1] if trained else "teacher"
+        return str(self.result.get("student") or next(reversed(stages), "student"))
+
     @cached_property
     def exports(self) -> dict[str, dict[str, Any]]:
         """The contents of `export/<name>.json` by name; other JSON files there belong to the exported models."""

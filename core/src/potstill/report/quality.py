@@ -63,23 +63,19 @@ class Point:
 
 def points(run: RecordedRun) -> list[Point]:
     """A run's models, in the order of its table."""
-    stages = {str(stage.result.get("stage", stage.name)): stage for stage in run.stages if stage.result}
+    stages = run.finished_stages
     known = {name: _intervals(tables.get("validation", {})) for name, tables in run.details.items()}
     counted = next((row["rows"] for _, row in _accuracies(run) if is_number(row.get("rows"))), None)
-    found, forms = [], dict.fromkeys([*stages, "teacher"], 0)
-    teachers = [name for name, stage in stages.items() if stage.result.get("trains") == "teacher"]
-    student = str(run.result.get("student") or next(reversed(stages), "student"))
+    found: list[Point] = []
     for row in rows_of(run):
         name = str(row.get("model", "?"))
-        if name in stages:
-            found.append(Point(row, name, role_symbol(stages[name]), known.get(name, {})))
-        elif name == "teacher":
-            found.append(Point(row, name, "square", known.get(name, {})))
+        origin = run.origin(name)
+        if name in stages or name == "teacher":
+            symbol = role_symbol(stages[name]) if name in stages else "square"
+            found.append(Point(row, origin, symbol, known.get(name, {})))
         else:
-            origin = (teachers or ["teacher"])[-1] if name.startswith("teacher") else student
-            number = forms.setdefault(origin, 0)
-            forms[origin] += 1
-            found.append(Point(row, origin, _EXPORTED[number % len(_EXPORTED)], _shares(row, counted)))
+            forms = sum(point.origin == origin and point.symbol in _EXPORTED for point in found)
+            found.append(Point(row, origin, _EXPORTED[forms % len(_EXPORTED)], _shares(row, counted)))
     return found
 
 

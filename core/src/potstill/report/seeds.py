@@ -63,13 +63,13 @@ def spreads(runs: Mapping[str, RecordedRun]) -> dict[str, dict[str, Spread]]:
     """Of each model of a group of runs, every metric and measured number over the seeds."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for name, run in runs.items():
-        keys = {str(stage.result.get("stage", stage.name)): stage.result.get("key") for stage in run.stages}
+        keys = {stage: folder.result.get("key") or name for stage, folder in run.finished_stages.items()}
         for row in rows_of(run):
             model = str(row.get("model", "?"))
             for metric, value in row.items():
                 if is_number(value):
-                    # Models of one key are one model, such as a teacher that a sweep trained once.
-                    found.setdefault(model, {}).setdefault(metric, {})[keys.get(model) or name] = value
+                    # Models of one key are one model, such as a teacher that a sweep trained once or that came trained.
+                    found.setdefault(model, {}).setdefault(metric, {})[keys.get(run.origin(model), "")] = value
     return {
         model: {metric: spread(list(values.values())) for metric, values in metrics.items()}
         for model, metrics in found.items()
