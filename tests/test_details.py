@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import seqeval.scheme
+from seqeval.metrics import classification_report
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 import potstill
@@ -17,7 +19,8 @@ from potstill.errors import Interrupted
 from potstill.progress import Progress
 from potstill.settings import TaskConfig
 from potstill.tasks import load_task
-from potstill.testing.tiny import recipe
+from potstill.testing.tiny import recipe, write_data
+from potstill.testing.words import asking, write_questions
 
 NAMES = ["owl", "wren", "gull", "crow"]
 LABELS = np.array([0, 0, 0, 1, 1, 2, 2, 2, 2, 2])
@@ -194,3 +197,40 @@ def test_a_run_stopped_at_its_end_leaves_the_tables_that_it_would_have(data: Pat
     for stage in ("01-teacher", "02-distil"):
         one, other = (tmp_path / name / "stages" / stage / "details.json" for name in ("stopped", "whole"))
         assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("scheme", [None, "IOB2"])
+def test_entities_by_kind_are_seqeval_s_own_report(scheme: str | None, tmp_path: Path) -> None:
+    names, random = ["O", "B-a", "I-a", "B-b", "I-b"], np.random.default_rng(1)
+    task = load_task(TaskConfig(kind="token-classification", options={"scheme": scheme} if scheme else {}), names)
+    lengths = random.integers(1, 9, 60)
+    known, found = ([[names[tag] for tag in random.integers(0, 5, n)] for n in lengths] for _ in range(2))
+
+    class Read(type(task)):
+        def _told(self, *_: Any) -> Any:
+            return list(range(60)), known, found
+
+    task.__class__ = Read
+    tables = task.details(None, None, lengths, None)
+    strict = {"mode": "strict", "scheme": getattr(seqeval.scheme, scheme)} if scheme else {}
+    report = classification_report(known, found, output_dict=True, zero_division=0, **strict)
+    for row in tables["classes"]:
+        theirs = report[row["class"]]
+        assert [row["precision"], row["recall"], row["f1"], row["support"]] == pytest.approx(
+            [theirs["precision"], theirs["recall"], theirs["f1-score"], theirs["support"]]
+        )
+    [interval] = tables["intervals"]
+    assert interval["value"] == pytest.approx(task._scores(known, found)["f1"])
+    assert sum(row["rows"] for row in tables["lengths"]) == 60
+
+
+def test_answers_have_tables_by_length_and_an_interval(tmp_path: Path) -> None:
+    write_questions(write_data(tmp_path))
+    tables = asking()
+    tables["stage"] = [{**tables["stage"][0], "epochs": 1}]
+    result = potstill.run(tables, data_root=tmp_path, folder=tmp_path / "run")
+    found = json.loads((tmp_path / "run/stages/01-teacher/details.json").read_text())["model"]["validation"]
+    [interval] = found["intervals"]
+    assert interval["value"] == pytest.approx(result.metrics["f1"])
+    mean = sum(row["f1"] * row["rows"] for row in found["lengths"]) / interval["rows"]
+    assert mean == pytest.approx(result.metrics["f1"])

@@ -229,7 +229,7 @@ def test_the_shipped_suites_name_files_below_a_data_root_and_the_hub_without_one
     assert below["stsb"].recipe["data"]["train"] == "./stsb::train"
     assert hub["stsb"].recipe["data"]["label"] == "label"
     assert hub["mnli"].recipe["data"]["validation"] == "nyu-mll/glue:mnli::validation_matched"
-    assert set(hub) - set(below) == {"afqmc", "tnews", "ocnli"}
+    assert set(hub) - set(below) == {"afqmc", "tnews", "ocnli", "cmrc2018"}
     assert below["cola"].recipe["task"]["metric"] == "matthews"
 
 

@@ -15,6 +15,7 @@ from potstill.errors import UserError
 from potstill.files import write_json
 from potstill.outcomes import NAME, keep_outcomes
 from potstill.progress import Progress
+from potstill.suite.statistics import verdict
 from potstill.suite.tables import by_seed, score_rows, verdict_rows
 from potstill.suite.verdict import compare
 from tests.test_suite import place as place  # a fixture
@@ -178,3 +179,14 @@ def test_the_command_judges_two_encoders_and_keeps_what_it_told(
     assert found == json.loads((tmp_path / "encoder-against-rival.json").read_text())
     assert set(found["tasks"]) == {"topic", "likeness"}
     assert found["average"]["verdict"] in ("better", "worse", "inconclusive")
+
+
+def test_tags_and_answers_are_judged_by_the_seeds_alone(tmp_path: Path) -> None:
+    suites = [suite(tmp_path / name, {"a": share}) for name, share in (("one", 0.9), ("other", 0.7))]
+    for name in ("one", "other"):
+        for card in (tmp_path / name).rglob("potstill.json"):
+            write_json(card, {"task": {"kind": "token-classification", "labels": ["O", "B-x"]}})
+    found = compare(*suites, tmp_path / "one", tmp_path / "other", Progress())["tasks"]["a"]
+    assert found["rows"] is None
+    assert (found["verdict"], found["seeds"]["p"]) == ("better", pytest.approx(0, abs=1e-6))
+    assert verdict(None, None) == "inconclusive"

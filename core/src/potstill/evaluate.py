@@ -45,7 +45,7 @@ class Measured:
     @property
     def details(self) -> Details:
         """The task's tables of where the model errs."""
-        return self.task.details(self.outcomes, self.labels, self.examples.student.lengths)
+        return self.task.details(self.outcomes, self.labels, self.examples.student.lengths, self.examples)
 
 
 def evaluate(

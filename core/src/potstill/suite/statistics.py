@@ -82,16 +82,17 @@ def interval(differences: npt.NDArray[np.float64], level: float = LEVEL) -> tupl
     return float(low), float(high)
 
 
-def verdict(rows: tuple[float, float], seeds: Seeds | None, level: float = LEVEL, *, less: bool = False) -> Verdict:
+def verdict(
+    rows: tuple[float, float] | None, seeds: Seeds | None, level: float = LEVEL, *, less: bool = False
+) -> Verdict:
     """What both tests say together; where they do not agree, nothing is known.
 
     Args:
-        rows: the bootstrap's interval.
+        rows: the bootstrap's interval; None where rows cannot be drawn.
         seeds: None where there are too few.
         less: whether less of the score is better.
     """
-    low, high = rows
-    sides = {_side(low, high)}
+    sides = set() if rows is None else {_side(*rows)}
     if seeds is not None:
         sides.add(_side(seeds.low, seeds.high) if seeds.p < 1 - level else 0)
     side = sides.pop() if len(sides) == 1 else 0

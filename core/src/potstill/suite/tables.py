@@ -43,7 +43,7 @@ def verdict_rows(suites: Sequence[Found], comparison: Mapping[str, Any]) -> list
 
 
 def _verdict(found: Mapping[str, Any], scale: float) -> dict[str, Any]:
-    low, high = found["rows"]
+    low, high = found["rows"] or (math.nan, math.nan)
     return {
         "difference": f"{scale * found['difference']:+.2f}",
         "95 % over rows": None if math.isnan(low) else f"{scale * low:+.2f} … {scale * high:+.2f}",

@@ -32,7 +32,7 @@ METHOD = (
     f"Better or worse: the paired bootstrap over validation rows ({RESAMPLES} draws, scores averaged over seeds) has "
     f"0 outside its 95 % interval and, from {ENOUGH_SEEDS} seeds on, the paired t-test over seeds has p < 0.05. "
     "Each task is tested by itself: of twenty tasks on which two models are alike, one may come out. "
-    "The average is resampled task by task."
+    "The average is resampled task by task. Tags and answers are judged by the seeds alone."
 )
 
 
@@ -45,8 +45,8 @@ def compare(
         first, second: what `run_suite` gave.
         one, other: their folders.
 
-    Returns: "method", and by task and for "average": "difference", "rows" (the bootstrap's interval), "seeds" (the
-        t-test; None below three), "verdict"; scores of several metrics count with their mean.
+    Returns: "method", and by task and for "average": "difference", "rows" (the bootstrap's interval, None where there
+        is none), "seeds" (the t-test; None below three), "verdict"; scores of several metrics count with their mean.
     Raises: UserError where no task is shared, or a task's rows or seeds are not the same.
     """
     shared = [
@@ -55,13 +55,15 @@ def compare(
     if not shared:
         raise UserError(f"The suites in {one} and {other} have no finished task in common.")
     found: dict[str, Any] = {}
-    resampled: list[npt.NDArray[np.float64]] = []
+    resampled: list[npt.NDArray[np.float64] | None] = []
     for name in shared:
         tasks = first["tasks"][name], second["tasks"][name]
         _check_alike(name, *tasks)
-        told.note(f"{name}: scoring {RESAMPLES} draws of its rows")
-        scorers, rows = _scorers(name, one, other, *tasks)
-        draws = bootstrap(*scorers, rows)
+        draws = None
+        if _by_rows(one / name, tasks[0]):
+            told.note(f"{name}: scoring {RESAMPLES} draws of its rows")
+            scorers, rows = _scorers(name, one, other, *tasks)
+            draws = bootstrap(*scorers, rows)
         scores = [[of_run(task, number) for number in range(len(task["runs"]))] for task in tasks]
         less = tasks[0]["metrics"][0] in LOWER_IS_BETTER
         found[name] = _told(scores[0], scores[1], draws, less=less)
@@ -70,25 +72,35 @@ def compare(
 
 
 def _average(
-    first: Mapping[str, Any], second: Mapping[str, Any], shared: Sequence[str], resampled: list[npt.NDArray[np.float64]]
+    first: Mapping[str, Any],
+    second: Mapping[str, Any],
+    shared: Sequence[str],
+    resampled: list[npt.NDArray[np.float64] | None],
 ) -> dict[str, Any] | None:
     """None where the tasks have no average."""
     parts = [{**suite, "tasks": {name: suite["tasks"][name] for name in shared}} for suite in (first, second)]
     scores = [list(by_seed(part).values()) for part in parts]
-    return _told(scores[0], scores[1], np.mean(resampled, axis=0), less=False) if all(scores) else None
+    drawn = [draws for draws in resampled if draws is not None]
+    draws = np.mean(drawn, axis=0) if len(drawn) == len(shared) else None
+    return _told(scores[0], scores[1], draws, less=False) if all(scores) else None
 
 
 def _told(
-    first: Sequence[float], second: Sequence[float], draws: npt.NDArray[np.float64], *, less: bool
+    first: Sequence[float], second: Sequence[float], draws: npt.NDArray[np.float64] | None, *, less: bool
 ) -> dict[str, Any]:
-    rows = interval(draws)
+    rows = None if draws is None else interval(draws)
     seeds: Seeds | None = paired_t(first, second) if len(first) >= ENOUGH_SEEDS else None
     return {
         "difference": float(np.mean(first) - np.mean(second)),
-        "rows": list(rows),
+        "rows": None if rows is None else list(rows),
         "seeds": asdict(seeds) if seeds else None,
         "verdict": verdict(rows, seeds, less=less),
     }
+
+
+def _by_rows(folder: Path, task: Mapping[str, Any]) -> bool:
+    """Whether any rows of a task can be scored by what was kept of them: not where scores look at words and answers."""
+    return not task_of(folder / task["runs"][0]["folder"] / "model").marks
 
 
 def _check_alike(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> None:

@@ -230,7 +230,9 @@ class Task(ABC):
             rows: what was measured on, with the rows of the data and their labels.
         """
 
-    def details(self, outcomes: Labels, labels: Labels, lengths: npt.NDArray[Any]) -> Details:
+    def details(
+        self, outcomes: Labels, labels: Labels, lengths: npt.NDArray[Any], rows: Examples | None = None
+    ) -> Details:
         """Where the model errs, as tables that the report shows (`potstill.details`); here none.
 
         Asked once, at a stage's end, of the validation rows and of the test rows. The report draws the tables

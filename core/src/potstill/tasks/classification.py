@@ -97,7 +97,9 @@ class TextClassification(Task):
         predicted, labels, _ = _labelled(logits, labels)
         return scores.classification(predicted, labels, len(self.names)) if len(labels) else {}
 
-    def details(self, outcomes: Any, labels: Any, lengths: npt.NDArray[Any]) -> details.Details:
+    def details(
+        self, outcomes: Any, labels: Any, lengths: npt.NDArray[Any], rows: Examples | None = None
+    ) -> details.Details:
         """By class, who was taken for whom, by length, and Wilson's interval of the accuracy."""
         predicted, labels, kept = _labelled(outcomes, labels)
         if not len(labels):

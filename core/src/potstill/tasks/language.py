@@ -77,7 +77,9 @@ class LanguageModel(Task):
         with np.errstate(over="ignore"):
             return {"perplexity": float(np.exp(loss)), "accuracy": float(right)}
 
-    def details(self, outcomes: Any, labels: Any, lengths: npt.NDArray[Any]) -> details.Details:
+    def details(
+        self, outcomes: Any, labels: Any, lengths: npt.NDArray[Any], rows: Examples | None = None
+    ) -> details.Details:
         """Perplexity and accuracy by length, and a bootstrap interval of the perplexity over the rows."""
         sums, counts = _rows(outcomes), np.asarray(labels)
         whole = self.score(sums, counts)

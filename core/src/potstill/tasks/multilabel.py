@@ -101,7 +101,9 @@ class MultiLabel(TextClassification):
         predicted = np.concatenate(logits) if isinstance(logits, list) else logits
         return scores.multi_label(predicted[kept], labels[kept].astype(np.int64))
 
-    def details(self, outcomes: Any, labels: Any, lengths: npt.NDArray[Any]) -> details.Details:
+    def details(
+        self, outcomes: Any, labels: Any, lengths: npt.NDArray[Any], rows: Examples | None = None
+    ) -> details.Details:
         """By class, by length, and Wilson's interval of the share of rows that are right in every class."""
         labels = np.asarray(labels)
         kept = ~np.isnan(labels).any(-1)

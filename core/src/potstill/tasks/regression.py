@@ -51,7 +51,9 @@ class Regression(Task):
         predicted, labels, _ = _labelled(logits, labels)
         return scores.regression(predicted, labels) if len(labels) else {}
 
-    def details(self, outcomes: Any, labels: Any, lengths: npt.NDArray[Any]) -> details.Details:
+    def details(
+        self, outcomes: Any, labels: Any, lengths: npt.NDArray[Any], rows: Examples | None = None
+    ) -> details.Details:
         """Predictions beside the truth, the error by length, and a bootstrap interval of Pearson's correlation."""
         predicted, labels, kept = _labelled(outcomes, labels)
         if not len(labels):

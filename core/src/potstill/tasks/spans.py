@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from potstill import details
 from potstill.batch import EXAMPLE, IGNORED
 from potstill.data.encode import Encoded
 from potstill.data.shapes import ANSWERS
@@ -160,17 +161,39 @@ class QuestionAnswering(Task):
         self, logits: npt.NDArray[Any] | list[npt.NDArray[Any]], labels: Any, rows: Examples | None = None
     ) -> dict[str, float]:
         """Exact match and F1 over the questions that have answers, or are known to have none."""
+        found = self._judged(logits, labels, rows)
+        return _means(list(found.values())) if found else {}
+
+    def details(
+        self, outcomes: Any, labels: Any, lengths: npt.NDArray[Any], rows: Examples | None = None
+    ) -> details.Details:
+        """By length, the tokens of all windows of a question, and a bootstrap interval of F1 over the questions."""
+        found = self._judged(outcomes, labels, rows)
+        if rows is None or not found:
+            return {}
+        table = np.array(list(found.values()), dtype=np.float64)
+        whole = np.bincount(rows.origin, weights=lengths)[list(found)].astype(int)
+        ends = details.bootstrap(lambda some: float(table[some, 2].mean()), len(table))
+        return {
+            "lengths": details.by_length(whole, lambda some: _scores(table[some])),
+            "intervals": details.interval("f1", table[:, 2].mean(), ends, len(table), "bootstrap over questions, 95 %"),
+        }
+
+    def _judged(
+        self, logits: npt.NDArray[Any] | list[npt.NDArray[Any]], labels: Any, rows: Examples | None
+    ) -> dict[int, tuple[bool, float, float]]:
+        """By row of the data: whether the question has an answer, exact match and F1."""
         assert rows is not None
         assert rows.source is not None
         kept = np.concatenate(logits) if isinstance(logits, list) else logits
         windows_of = _by_row(kept, np.asarray(labels), rows)
-        found: list[tuple[bool, float, float]] = []
+        found: dict[int, tuple[bool, float, float]] = {}
         for row, (_, context, value) in enumerate(_rows_of(rows.source)):
             if value is not None and row in windows_of:
                 known = [text for text in value["text"] if text.strip()]
                 told = self._told(windows_of[row], context, rows)
-                found.append((bool(known), *self._measured(told, known or [""], context)))
-        return _means(found) if found else {}
+                found[row] = (bool(known), *self._measured(told, known or [""], context))
+        return found
 
     def _told(self, kept: list[tuple[int, npt.NDArray[Any]]], context: str, rows: Examples) -> str:
         """The answer to a question, of what was kept of its windows."""
@@ -286,6 +309,10 @@ def _characters(span: npt.NDArray[Any], window: int, rows: Examples) -> tuple[in
     """The characters of the context between a span's first and last token."""
     [[starts], [ends]] = rows.student.marks(np.array([window]), "start", "end")
     return max(int(starts[int(span[0])]), 0), max(int(ends[int(span[1])]), 0)
+
+
+def _scores(table: npt.NDArray[Any]) -> dict[str, float]:
+    return {"f1": float(table[:, 2].mean()), "exact_match": float(table[:, 1].mean())}
 
 
 def _means(found: list[tuple[bool, float, float]]) -> dict[str, float]:

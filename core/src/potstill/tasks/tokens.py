@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from potstill import details
 from potstill.batch import IGNORED, PREDICTED
 from potstill.data.encode import Encoded, called
 from potstill.data.shapes import TAGS, WORDS
@@ -211,16 +213,64 @@ class TokenClassification(Task):
         A word that the model did not see, since `max_length` cut it off or it has no token, counts as tagged "O" (the
         first tag where none is called so), so that a short `max_length` costs recall.
         """
+        _, known, found = self._told(logits, labels, rows)
+        return self._scores(known, found) if known else {}
+
+    def details(
+        self, outcomes: Any, labels: Any, lengths: npt.NDArray[Any], rows: Examples | None = None
+    ) -> details.Details:
+        """By kind of entity, by length, and a bootstrap interval of F1; nothing where no tag begins an entity."""
+        numbers, known, found = self._told(outcomes, labels, rows)
+        if not (known and self._entities):
+            return {}
+        both = [(self._found(truth), self._found(told)) for truth, told in zip(known, found, strict=True)]
+        kinds = sorted({one[0] for pair in both for entities in pair for one in entities})
+        # [rows, kinds, 3]: how many are there, are told, and are both.
+        counts = np.zeros((len(both), len(kinds), 3), dtype=np.int64)
+        for row, (truth, told) in enumerate(both):
+            for place, entities in enumerate((truth, told, truth & told)):
+                for kind, *_ in entities:
+                    counts[row, kinds.index(kind), place] += 1
+        sums = counts.sum(1)
+
+        def f1(some: npt.NDArray[Any]) -> float:
+            there, told, right = sums[some].sum(0)
+            return float(2 * right / (there + told)) if there + told else math.nan
+
+        ends, (there, told, right) = details.bootstrap(f1, len(sums)), counts.sum(0).T
+        return {
+            "classes": details.by_count(there, told, right, kinds),
+            "lengths": details.by_length(lengths[numbers], lambda some: {"f1": f1(some)}),
+            "intervals": details.interval("f1", f1(np.arange(len(sums))), ends, len(sums), "bootstrap over rows, 95 %"),
+        }
+
+    def _told(
+        self, logits: npt.NDArray[Any] | list[npt.NDArray[Any]], labels: Any, rows: Examples | None
+    ) -> tuple[list[int], list[list[str]], list[list[str]]]:
+        """Of the rows with tags their numbers, the tags of their words, and those that the model gives them."""
         assert rows is not None, "words are counted with a look at the rows"
         numbers = np.asarray(labels)
         [every] = rows.student.marks(numbers, "word")
-        known, found = [], []
+        having, known, found = [], [], []
         for number, marks, tokens in zip(numbers.tolist(), every, _rows(logits), strict=True):
             kept = rows.targets[number] != IGNORED
             if kept.any():
+                having.append(number)
                 known.append([self.names[tag] for tag in rows.targets[number][kept]])
                 found.append([self.names[tag] for tag in self._words(marks, tokens, len(kept))[kept]])
-        return self._scores(known, found) if known else {}
+        return having, known, found
+
+    def _found(self, tags: list[str]) -> set[tuple[str, int, int]]:
+        """The entities of a row: kind, first and last word."""
+        from seqeval.metrics.sequence_labeling import get_entities
+        from seqeval.scheme import Entities
+
+        if self.options.scheme is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # tags that are none
+                return {(str(kind), int(first), int(last)) for kind, first, last in get_entities(tags)}
+        [entities] = Entities([tags], _scheme(self.options.scheme)).entities
+        return {(str(one.tag), int(one.start), int(one.end) - 1) for one in entities}
 
     def _words(self, marks: npt.NDArray[Any], tokens: npt.NDArray[Any], words: int) -> npt.NDArray[Any]:
         """[words] the tag at the first token of each."""
