@@ -142,6 +142,18 @@ def test_a_tracker_that_comes_later_gets_what_it_missed(data: Path, tmp_path: Pa
         assert_same_curves(tmp_path / "run", "teacher", "distil")
 
 
+@pytest.mark.parametrize("damage", ["{", "[1]", "{}", "\x00"])
+def test_a_damaged_line_of_a_finished_run_is_left_out(data: Path, tmp_path: Path, damage: str) -> None:
+    tables = student_only()
+    potstill.run(tables, folder=tmp_path / "run", data_root=data)
+    log = tmp_path / "run/stages/01-plain/metrics.jsonl"
+    whole = log.read_text()
+    log.write_text(f"{damage}\n{whole}")
+    tracked(data, tmp_path / "run", tables)
+    log.write_text(whole)
+    assert_same_curves(tmp_path / "run", "plain")
+
+
 def test_a_tracker_that_fails_is_told_of_once_and_the_run_goes_on(data: Path, tmp_path: Path) -> None:
     notes: list[str] = []
 

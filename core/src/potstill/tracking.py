@@ -68,7 +68,12 @@ class Tracking:
         if name == "tensorboard":
             options = {"run_name": stage, "logging_dir": str(self._folder / name)}
         elif name == "wandb":
-            options |= {"id": identity, "name": stage, "group": self._folder.parent.name, "dir": str(self._folder)}
+            options |= {
+                "id": identity,
+                "name": stage,
+                "group": self._folder.resolve().parent.name,
+                "dir": str(self._folder),
+            }
         else:
             options |= {"name": f"{stage}-{identity}"}
         tracker = LOGGER_TYPE_TO_CLASS[name](**options)
@@ -104,11 +109,9 @@ class Curves:
     def catch_up(self) -> None:
         """Sends the lines that the log holds, and that a tracker was not sent; `send` goes on from there."""
         if self._tracking.names and self._log.is_file():
-            for line in self._log.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    self.send(json.loads(line))
-                except ValueError:  # somebody damaged it
-                    self._line += 1
+            with self._log.open(encoding="utf-8", errors="replace") as lines:
+                for line in lines:
+                    self.send(_record(line))
 
     def count(self, rows: int, seconds: float) -> None:
         """An update over so many rows took so long."""
@@ -117,6 +120,8 @@ class Curves:
     def send(self, record: Mapping[str, Any]) -> None:
         """The log's next line; with those of the loss goes the speed since the one before."""
         self._line += 1
+        if "update" not in record:  # somebody damaged the line
+            return
         values = _values(record)
         if "loss" in record and self._seconds:
             values["rows_per_second"] = self._rows / self._seconds
@@ -159,6 +164,15 @@ class _Sent:
         draft = self._path.with_suffix(".tmp")
         draft.write_text(json.dumps({"lines": lines, "identity": self.identity}), encoding="utf-8")
         draft.replace(self._path)  # no fsync: what is lost with the power, trackers have lost as well
+
+
+def _record(line: str) -> dict[str, Any]:
+    """A line of the log; {} where it holds none."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _values(record: Mapping[str, Any]) -> dict[str, float]:
