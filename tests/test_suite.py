@@ -19,6 +19,7 @@ from potstill.suite.running import run_suite
 from potstill.suite.tasks import suite_tasks
 from potstill.testing.contract import Unplugged, _Unplug
 from potstill.testing.tiny import bert, recipe, write_data
+from potstill.testing.words import asking, tagging, write_questions, write_tags
 from potstill.tokenizers import load_tokenizer
 
 SUITE = """\
@@ -272,3 +273,14 @@ def test_the_command_prints_the_table_and_its_json(
     assert "±" in table
     assert potstill.cli.main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["name"] == "encoder"
+
+
+def test_tags_and_answers_are_tasks_of_a_suite_too(place: Path, tmp_path: Path) -> None:
+    write_tags(place)
+    write_questions(place)
+    for name, tables in (("tags", tagging()), ("answers", asking())):
+        own = {**tables, "stage": [{"name": "tune", "epochs": 1, "batch_size": 16}]}
+        (place / f"{name}.toml").write_text(tomli_w.dumps({key: own[key] for key in ("task", "data", "stage")}))
+    tasks = suite_tasks([str(place / "tags.toml"), str(place / "answers.toml")], place)
+    found = run_suite(tasks, str(place / "encoder"), grid={}, seeds=[1], folder=tmp_path, name="encoder", progress=None)
+    assert [list(task["runs"][0])[2:] for task in found["tasks"].values()] == [["f1"], ["f1"]]

@@ -146,7 +146,7 @@ TAGGED = "oak\tB-wood\ntide\tB-sea\n"
             "article 1, paragraph 1: there is no 'context'",
         ),
     ],
-    ids=str,
+    ids=lambda value: value.__name__ if callable(value) else str(value),
 )
 def test_a_wrong_option_or_file_is_a_sentence(
     run: Run, tmp_path: Path, kind: Any, name: str, rows: Any, changes: list[str], sentence: str

@@ -108,7 +108,8 @@ def absence(task: SuiteTask) -> str | None:
     Raises: DataError where it is there, and cannot be used.
     """
     parsed = recipes.parse(task.recipe, task.name)
-    label = parsed.data.label if task_class(parsed.task.kind).label_column else None
+    kind = task_class(parsed.task.kind)
+    label = parsed.data.label if kind.label_column else None
     columns = {"text": parsed.data.text, "text_pair": parsed.data.text_pair, "label": label}
     for split in ("train", "validation"):
         spec = getattr(parsed.data, split)
@@ -116,7 +117,7 @@ def absence(task: SuiteTask) -> str | None:
             raise RecipeError(f"The task '{task.name}' of the suite names no data.{split}; it needs both.")
         try:
             rows = getattr(parsed.data, f"{split}_rows")
-            open_source(spec, columns, task.root, rows, f"data.{split}", cache_folder())
+            open_source(spec, columns, task.root, rows, f"data.{split}", cache_folder(), kind.shapes)
         except AbsentDataError as error:
             return str(error)
     return None
