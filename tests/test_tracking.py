@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import tomli_w
+from accelerate.tracking import TensorBoardTracker
 
 import potstill
 import potstill.cli
 from potstill.errors import Interrupted, UserError
 from potstill.progress import Bar, Progress
 from potstill.testing.tiny import recipe, student_only
-from potstill.tracking import NAMES, check_trackers
+from potstill.tracking import NAMES, _Sent, check_trackers
 from tests.nursery import Nursery
 
 pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
@@ -25,7 +26,7 @@ Curve = list[tuple[int, float]]
 
 
 def in_tensorboard(run: Path, stage: str) -> dict[str, Curve]:
-    """Every curve of a stage, its points in the order they were written, none thrown away."""
+    """Every curve of a stage as TensorBoard shows it, without the points that were taken back."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     reader = EventAccumulator(str(run / "tracking/tensorboard" / stage), size_guidance={"scalars": 0})
@@ -96,6 +97,35 @@ def test_a_run_that_stops_and_goes_on_repeats_no_point_and_misses_none(
     tracked(data, tmp_path / "run", long)
     assert_same_curves(tmp_path / "run", "plain")
     assert in_tensorboard(tmp_path / "run", "plain")["loss"][:6] == before["loss"]
+
+
+@pytest.mark.parametrize("sends", [True, False])
+def test_a_kill_just_before_or_after_a_point_is_sent_leaves_it_there_once(
+    data: Path, tmp_path: Path, long: dict[str, Any], monkeypatch: pytest.MonkeyPatch, sends: bool
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    log, count = TensorBoardTracker.log, 0
+
+    def dies(self: Any, values: Any, step: int) -> None:
+        nonlocal count
+        count += 1
+        if count != 8 or sends:
+            log(self, values, step=step)
+        if count == 8:
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TensorBoardTracker, "log", dies)
+        patched.setattr(_Sent, "close", lambda self: None)  # which a kill spares
+        with pytest.raises(Killed):
+            tracked(data, tmp_path / "run", long)
+    cut = json.loads((tmp_path / "run/tracking/tensorboard/plain.json").read_text())
+    # the eighth line is an evaluation, of the update whose loss is the seventh
+    assert (cut["lines"], cut["update"], cut["before"], cut["closed"]) == (8, 30, 6, False)
+    tracked(data, tmp_path / "run", long)
+    assert_same_curves(tmp_path / "run", "plain")
 
 
 class _Stopping(Bar):
@@ -186,7 +216,7 @@ def test_curves_of_a_recipe_that_was_given_up_at_its_beginning_are_not_gone_on_w
 ) -> None:
     left = tmp_path / "run/tracking/tensorboard/plain.json"
     left.parent.mkdir(parents=True)
-    left.write_text('{"lines": 5, "identity": "x"}')
+    left.write_text('{"lines": 5, "identity": "x", "closed": true}')
     for name, content in (("recipe.toml", ""), ("environment.json", "{}")):
         (tmp_path / "run" / name).write_text(content)
     tracked(data, tmp_path / "run", long)

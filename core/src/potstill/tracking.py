@@ -56,26 +56,22 @@ class Tracking:
         """The curves of one stage, whose metrics.jsonl is `log`."""
         return Curves(self, stage, log)
 
-    def start(self, name: str, stage: str, identity: str) -> Any:
-        """A tracker of accelerate's that takes the curves of one stage, begun or gone on with.
-
-        Args:
-            identity: of these curves, the same when they go on.
-        """
+    def start(self, name: str, stage: str, sent: _Sent) -> Any:
+        """A tracker of accelerate's that takes the curves of one stage, begun or gone on with."""
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
         options: dict[str, Any] = {"run_name": self._project, "resume": "allow"}
         if name == "tensorboard":
-            options = {"run_name": stage, "logging_dir": str(self._folder / name)}
+            options = {"run_name": stage, "logging_dir": str(self._folder / name), "purge_step": sent.purged}
         elif name == "wandb":
             options |= {
-                "id": identity,
+                "id": sent.identity,
                 "name": stage,
                 "group": self._folder.resolve().parent.name,
                 "dir": str(self._folder),
             }
         else:
-            options |= {"name": f"{stage}-{identity}"}
+            options |= {"name": f"{stage}-{sent.identity}"}
         tracker = LOGGER_TYPE_TO_CLASS[name](**options)
         tracker.start()
         return tracker
@@ -132,37 +128,61 @@ class Curves:
     def close(self) -> None:
         """Ends the trackers of this stage."""
         for name in [*self._tracking.names]:
-            if name in self._open and self._open[name].tracker is not None:
-                self._tracking.safely(name, self._open[name].tracker.finish)
+            if name in self._open:
+                self._tracking.safely(name, self._open[name].close)
         self._open.clear()
 
     def _send(self, name: str, values: dict[str, float], update: int) -> None:
         if name not in self._open:
-            self._open[name] = _Sent(self._tracking.mark(name, self._stage))
+            self._open[name] = _Sent(self._tracking.mark(name, self._stage), takes_back=name == "tensorboard")
         sent = self._open[name]
         if self._line <= sent.lines:
             return
         if sent.tracker is None:
-            sent.tracker = self._tracking.start(name, self._stage, sent.identity)
+            sent.tracker = self._tracking.start(name, self._stage, sent)
+        sent.note(self._line, update)
         sent.tracker.log(values, step=update)
-        sent.note(self._line)
 
 
 class _Sent:
-    """How many lines of a stage a tracker was sent, in a file that is replaced after each."""
+    """How many lines of a stage a tracker was sent, in a file that is replaced before each.
 
-    def __init__(self, path: Path) -> None:
+    Before, so that a kill between the two repeats no point. Where the tracker can take points back, those of the last
+    update are sent again after a kill, so that none is missing either.
+    """
+
+    def __init__(self, path: Path, *, takes_back: bool) -> None:
         self._path = path
         known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        self.lines: int = known.get("lines", 0)
         self.identity: str = known.get("identity", uuid4().hex[:12])
+        """Of these curves, the same when they go on."""
+        self.lines: int = known.get("lines", 0)
+        self._update: int | None = known.get("update")
+        self._before: int = known.get("before", 0)  # lines of earlier updates
+        self.purged: int | None = None
+        """The points of this update and later ones are taken back."""
         self.tracker: Any = None
+        if takes_back and not known.get("closed", True):
+            self.lines, self.purged = self._before, self._update
 
-    def note(self, lines: int) -> None:
+    def note(self, lines: int, update: int) -> None:
+        """So many lines are sent, the last of this update in a moment."""
+        if update != self._update:
+            self._before, self._update = self.lines, update
         self.lines = lines
+        self._write(closed=False)
+
+    def close(self) -> None:
+        """Ends the tracker, which then has all that it was sent."""
+        if self.tracker is not None:
+            self.tracker.finish()
+            self._write(closed=True)
+
+    def _write(self, *, closed: bool) -> None:
+        facts = {"identity": self.identity, "lines": self.lines, "update": self._update, "before": self._before}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         draft = self._path.with_suffix(".tmp")
-        draft.write_text(json.dumps({"lines": lines, "identity": self.identity}), encoding="utf-8")
+        draft.write_text(json.dumps({**facts, "closed": closed}), encoding="utf-8")
         draft.replace(self._path)  # no fsync: what is lost with the power, trackers have lost as well
 
 
