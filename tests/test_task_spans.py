@@ -11,7 +11,7 @@ import pytest
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertTokenizer, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, BertTokenizer, PreTrainedTokenizerFast
 
 from potstill.batch import IGNORED
 from potstill.context import tokenized
@@ -19,9 +19,12 @@ from potstill.data.encode import called
 from potstill.data.examples import Examples, forget_labels
 from potstill.data.source import open_source
 from potstill.errors import DataError, RecipeError
+from potstill.models import load_model
 from potstill.progress import Progress
 from potstill.settings import TaskConfig
 from potstill.tasks import load_task
+from potstill.testing.tiny import bert, write_data
+from potstill.tokenizers import load_tokenizer
 
 LETTERS = "abcdefghijklmnop"
 QUESTION = "who ?"
@@ -282,3 +285,13 @@ def test_encoding_leaves_the_tokenizer_as_it_was() -> None:
     task_of().encode({"text": [QUESTION], "text_pair": [CONTEXT]}, tokenizer, 11)
     called(tokenizer, ["a"], None, truncation=True, max_length=4)
     assert tokenizer.backend_tokenizer.to_str() == before
+
+
+def test_an_encoder_of_another_task_gets_a_head_of_two_logits(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer("vocab.txt", write_data(tmp_path))
+    config = {key: value for key, value in bert(1, 16).items() if key != "model_type"}
+    BertModel(BertConfig(vocab_size=len(tokenizer), num_labels=13, **config)).save_pretrained(tmp_path / "encoder")
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    model = load_model(tmp_path / "encoder", load_task(TaskConfig(kind="question-answering")))
+    output = model.module(input_ids=torch.ones(1, 4, dtype=torch.long))
+    assert load_task(TaskConfig(kind="question-answering")).logits(output).shape == (1, 4, 2)

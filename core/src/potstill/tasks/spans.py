@@ -74,7 +74,8 @@ class QuestionAnswering(Task):
         return f"stride {self.options.stride}, {self.options.max_question_tokens} of a question"
 
     def head(self) -> dict[str, Any]:
-        return {}
+        """Two logits a token, whatever number of labels an encoder's config has of an earlier task."""
+        return {"num_labels": 2}
 
     def encode(self, columns: dict[str, list[Any]], tokenizer: Any, max_length: int) -> Encoded:
         _check_context(columns)
