@@ -14,8 +14,8 @@ head.
    since methods on relations alone train no head (it is the teacher's, copied).
 3. What came from the method is tuned on SST-2, RTE and MRPC, equally many updates each.
 
-Chinese: a small BERT from random weights becomes a masked LM and teaches its relations to a ReLU student, which is
-tuned on TNEWS beside the same student without them.
+Chinese: a small BERT from random weights becomes a masked LM, or learns the classes of other headlines, and teaches its
+relations to a ReLU student, which is tuned on TNEWS beside the same student without them.
 
 DATA_ROOT holds books_en, wikitext103_valid_test, sst2, rte, mrpc, cluecorpussmall_sample, thucnews_titles, tnews and
 vocab. Everything goes through `potstill run` and `potstill sweep`; the same command goes on where it was stopped, and
@@ -60,6 +60,7 @@ CHINESE: Mapping[str, str] = {
     "pp_minilm, beta 1, reference": "pp_minilm:beta=1,mode=reference",
     "pp_minilm, beta 1, corrected": "pp_minilm:beta=1,mode=corrected",
 }
+CHINESE_TEACHERS: Mapping[str, str] = {"masked LM": "zh-masked-lm.toml", "headlines": "zh-headlines.toml"}
 TNEWS = ("data.text=sentence", "data.max_length=48", "stage.student.updates=300", f"{RATE}=1e-3")
 
 
@@ -75,7 +76,6 @@ class Study:
         self.told = told
         self.data, self.scratch = told.data_root.resolve(), told.scratch.resolve() / name
         self.scratch.mkdir(parents=True, exist_ok=True)
-        self.teacher = self.scratch / "teacher/model"
 
     def corpus(self, name: str, *parts: tuple[str, str]) -> Path:
         """One file of texts out of files and their columns, but for every 200th row, which go to "NAME-held-out"."""
@@ -88,10 +88,12 @@ class Study:
         found: list[str] = pq.read_table(self.data / file)[column].to_pylist()
         return found
 
-    def make_teacher(self, recipe: str, changes: Sequence[str]) -> None:
-        """Trains the teacher, unless it is there."""
+    def teacher(self, name: str, recipe: str, *changes: str) -> Path:
+        """The folder of a teacher, trained unless it is there."""
         words = [word for change in changes for word in ("--set", change)]
-        potstill("run", HERE / recipe, "--data-root", self.data, "--folder", self.scratch / "teacher", *words)
+        folder = self.scratch / as_folder(name)
+        potstill("run", HERE / recipe, "--data-root", self.data, "--folder", folder, *words)
+        return folder / "model"
 
     def learnt(
         self, name: str, recipe: str, rates: Sequence[float], *changes: str, plugins: Sequence[str] = ()
@@ -128,8 +130,8 @@ class English(Study):
         held_out = text.with_stem("text-held-out")
         test = _write(self.scratch / "test.parquet", self.texts("wikitext103_valid_test/test.parquet", "text")[::6])
         read = (f"data.train={text}", f"data.test={test}")
-        self.make_teacher("teacher.toml", (*read, f"teacher.model={encoder()}"))
-        runs = self.students(*read, f"data.validation={held_out}", f"teacher.model={self.teacher}")
+        teacher = self.teacher("teacher", "teacher.toml", *read, f"teacher.model={encoder()}")
+        runs = self.students(*read, f"data.validation={held_out}", f"teacher.model={teacher}")
         models = {name: self.model(name, run) for name, run in runs.items()}
         after = self.further("after", "after.toml", models, *read)
         rows = {
@@ -144,7 +146,7 @@ class English(Study):
         rows["teacher"] = {"student": "teacher", "perplexity": _perplexity(facts["test"]), "30 updates on": "–"}
         for task in self.told.tasks:
             changes, metrics = TASKS[task]
-            for name, scores in self.tuned(task, {**models, "teacher": self.teacher}, *changes).items():
+            for name, scores in self.tuned(task, {**models, "teacher": teacher}, *changes).items():
                 rows[name] |= {f"{task} {metric}": scores[metric] for metric in metrics}
         return list(rows.values())
 
@@ -172,17 +174,21 @@ class Chinese(Study):
             ("thucnews_titles/train.parquet", "text"),
             ("tnews/train.parquet", "sentence"),
         )
-        held_out = text.with_stem("text-held-out")
-        self.make_teacher("zh-teacher.toml", (f"data.train={text}", f"data.test={held_out}"))
-        learns = (f"data.train={text}", f"teacher.model={self.teacher}")
-        (alone,) = self.learnt("no distillation", "zh-student.toml", [NO_RATE], *learns, NOTHING)
-        models = {"no distillation": self.model("no distillation", alone)}
-        for method, plugin in CHINESE.items():
-            (run,) = self.learnt(method, "zh-student.toml", [6e-4], *learns, plugins=[plugin])
-            models[method] = self.model(method, run)
+        read = {"masked LM": (f"data.train={text}", f"data.test={text.with_stem('text-held-out')}")}
+        models = {}
+        for name, recipe in CHINESE_TEACHERS.items():
+            teacher = self.teacher(f"teacher {name}", recipe, *read.get(name, ()))
+            learns = (f"data.train={text}", f"teacher.model={teacher}")
+            if "no distillation" not in models:
+                (alone,) = self.learnt("no distillation", "zh-student.toml", [NO_RATE], *learns, NOTHING)
+                models["no distillation"] = self.model("no distillation", alone)
+            for method, plugin in CHINESE.items():
+                what = f"{method}, of {name}"
+                (run,) = self.learnt(what, "zh-student.toml", [6e-4], *learns, plugins=[plugin])
+                models[what] = self.model(what, run)
         labels = pq.read_table(self.data / "tnews/dev.parquet")["label"].to_pylist()
         most = Counter(labels).most_common(1)[0][1] / len(labels)
-        tuned = self.tuned("tnews", {**models, "teacher": self.teacher}, *TNEWS)
+        tuned = self.tuned("tnews", models, *TNEWS)
         scores = {"the largest class": f"{most:.4f}", **{name: row["accuracy"] for name, row in tuned.items()}}
         return [{"student": name, "tnews accuracy": accuracy} for name, accuracy in scores.items()]
 
