@@ -82,3 +82,16 @@ def language(stage: dict[str, Any], **corpus: Any) -> dict[str, Any]:
         "student": {"config": calm, "tokenizer": "vocab.txt"},
         "stage": [{"name": "mlm", **length, "batch_size": 5, "learning_rate": 1e-3, "log_every": 1, **stage}],
     }
+
+
+class Notes(Progress):
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.told.append(text)
+
+
+def made(cache: Path) -> dict[str, int]:
+    """When each finished shard was written, by its name."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in cache.glob("corpus/shards/*/tokens.arrow")}

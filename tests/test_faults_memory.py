@@ -59,7 +59,7 @@ def test_a_text_file_is_never_in_memory_as_a_whole(kind: str, tmp_path: Path) ->
 
     def read() -> None:
         nonlocal seen
-        seen = sum(1 for _ in rows_of((str(path),), columns, kind, None))
+        seen = sum(1 for _ in rows_of((str(path),), columns, {}, kind, None))
 
     assert peak(read) < 1_000_000
     assert seen == ROWS

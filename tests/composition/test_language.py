@@ -17,8 +17,8 @@ from potstill.testing.tiny import bert
 from tests.composition.plugins import OPTIONS, together
 from tests.corpora import language, write_corpus
 
-REFUSED = {"bilstm": "must share a tokenizer", "pp_minilm": "both want the slot 'masking'"}
-"""A student of characters cannot read its teacher's words; relations are those of a text without masks."""
+REFUSED = {"bilstm": "has one answer a row", "pp_minilm": "both want the slot 'masking'"}
+"""A BiLSTM has no answer for each token; relations are those of a text without masks."""
 BESIDE = [name for name in OPTIONS if name not in REFUSED]
 
 
