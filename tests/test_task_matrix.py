@@ -11,7 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from potstill_layers.soft import probability_shift
+from potstill_diito.losses import causal_ce
+from potstill_hinton import losses as hinton
+from potstill_layers import soft
+from potstill_layers.schedules import flsw_weights
+from potstill_tinybert.losses import soft_ce
 from torch import Tensor
 
 import potstill
@@ -19,6 +23,7 @@ from potstill.cli import main
 from potstill.errors import ModelError, UserError
 from potstill.exporting import export_folder
 from potstill.saved import evaluate_folder, open_saved, predict
+from potstill.tasks import Prediction
 from potstill.testing import assert_resumes_exactly
 from potstill.testing.contract import weights
 from potstill.testing.stages import engine_of, stage_of
@@ -114,10 +119,43 @@ def test_a_shift_of_the_label_to_the_top_goes_by_the_labels_of_tokens(task: str,
             assert one.labels is not None
             known = one.labels >= 0
             assert known.any()
-            shifted = probability_shift(one.logits, one.labels)
+            shifted = soft.probability_shift(one.logits, one.labels)
             assert shifted.argmax(-1)[known].tolist() == one.labels[known].tolist()
     result = potstill.run(cell(task, "layers", options), folder=tmp_path / "run", data_root=place)
     assert math.isfinite(result.metrics["loss"])
+
+
+AVERAGES: dict[str, Callable[[Prediction, Tensor], Tensor]] = {
+    "hinton kl_mean": lambda own, known: hinton.kl_mean(own.logits, known, 2.0, choices=own.choices),
+    "hinton logit_mse": lambda own, known: hinton.logit_mse(own.logits, known, 2.0, choices=own.choices),
+    "diito mean": lambda own, known: causal_ce(own.logits, known, 2.0, reduction="mean", choices=own.choices),
+    "tinybert reference": lambda own, known: soft_ce(
+        own.logits, known, 2.0, reduction="reference", choices=own.choices
+    ),
+    "layers kd_mse": lambda own, known: soft.kd_mse(own.logits, known, 2.0, choices=own.choices),
+    "layers flsw": lambda own, known: flsw_weights(own.logits, known, 1.0, choices=own.choices).sum(),
+}
+"""What averages over the classes of a prediction, which for an answer are places in the text."""
+
+
+@pytest.mark.parametrize("average", AVERAGES)
+def test_an_average_over_the_places_of_an_answer_is_over_those_alone(average: str, place: Path, tmp_path: Path) -> None:
+    stage = stage_of(cell("question-answering", "hinton"), place, tmp_path / "look")
+    with stage.exit:
+        batch, task = stage.examples("train").batch(range(6)), stage.task
+    assert batch.valid is not None
+    logits = torch.randn(2, *batch.valid.shape, 2, dtype=torch.float64)
+    by_row = []  # each row alone, its places only, so that there is nothing to leave out
+    for row, valid in enumerate(batch.valid):
+        for end in range(2):
+            own, known = logits[:, row, valid, end]
+            by_row.append(AVERAGES[average](Prediction("one", own[None], "categorical"), known[None]))
+    values = [
+        AVERAGES[average](own, known.logits)
+        for own, known in zip(*(task.predictions(side, batch) for side in logits), strict=True)
+    ]
+    together = torch.sum if average == "layers flsw" else torch.mean
+    torch.testing.assert_close(together(torch.stack(values)), together(torch.stack(by_row)))
 
 
 @pytest.mark.parametrize("plugin", REFUSED)

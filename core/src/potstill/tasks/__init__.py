@@ -53,6 +53,8 @@ class Prediction:
         kind: "categorical" (softmax), "bernoulli" (sigmoid each), "value" (compared as it is).
         per: the unit that a mean over the n rows is a mean of.
         labels: [n] classes, negative where there is no label, for a task whose labels are not one a row of the batch.
+        choices: [n, classes] true at the classes that a row can be, where the others are padding; None: all of them.
+            What cannot be is alike, and far below all else, in the logits of teacher and student.
     """
 
     name: str
@@ -60,11 +62,17 @@ class Prediction:
     kind: Literal["categorical", "value", "bernoulli"]
     per: Unit = EXAMPLE
     labels: Tensor | None = None
+    choices: Tensor | None = None
 
 
 def full_precision(logits: Tensor) -> Tensor:
     """Half-precision logits as float32, in which losses are computed; others as they are (float64 stays)."""
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def class_mean(values: Tensor, choices: Tensor | None) -> Tensor:
+    """[..., classes] as a mean over the classes, [...]: over `Prediction.choices` alone, whatever the padding."""
+    return values.mean(-1) if choices is None else values.where(choices, 0).sum(-1) / choices.sum(-1)
 
 
 class Task(ABC):
@@ -236,7 +244,7 @@ class Task(ABC):
         """Where the model errs, as tables that the report shows (`potstill.details`); here none.
 
         Asked once, at a stage's end, of the validation rows and of the test rows. The report draws the tables
-        "classes", "mistakes", "lengths", "points" and "intervals"; others it shows as they are.
+        "classes", "mistakes", "lengths", "points", "intervals" and "constant"; others it shows as they are.
 
         Args:
             outcomes, labels: as `outcome` gives them, of all rows; as in `score`, a list holds parts of the rows.

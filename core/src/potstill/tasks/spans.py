@@ -146,10 +146,11 @@ class QuestionAnswering(Task):
 
     def predictions(self, logits: Tensor, batch: Batch) -> list[Prediction]:
         """Two, over the same tokens as the loss, each [batch, seq]: where the answer begins, and where it ends."""
+        assert batch.valid is not None
         start, end = _within(logits, batch).unbind(-1)
         return [
-            Prediction("start", start, "categorical", EXAMPLE, batch.labels[:, 0]),
-            Prediction("end", end, "categorical", EXAMPLE, batch.labels[:, 1]),
+            Prediction("start", start, "categorical", EXAMPLE, batch.labels[:, 0], batch.valid),
+            Prediction("end", end, "categorical", EXAMPLE, batch.labels[:, 1], batch.valid),
         ]
 
     def outcome(self, logits: Tensor, batch: Batch) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

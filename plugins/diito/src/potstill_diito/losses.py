@@ -19,7 +19,13 @@ Kind = Literal["categorical", "bernoulli", "value"]
 
 
 def causal_ce(
-    student: Tensor, teacher: Tensor, temperature: float, *, reduction: Reduction = "sum", kind: Kind = "categorical"
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float,
+    *,
+    reduction: Reduction = "sum",
+    kind: Kind = "categorical",
+    choices: Tensor | None = None,
 ) -> Tensor:
     """T² KL(softmax(teacher/T) ‖ softmax(student/T)) of counterfactual logits.
 
@@ -28,13 +34,16 @@ def causal_ce(
         temperature: T, above 0.
         reduction: "sum" over classes, the mean over rows. "mean" over classes too, as in DIITO-XXS.
         kind: "bernoulli": `classes` independent answers; "value": mean squared error, without T.
+        choices: [n, classes] true at the classes that a row can be, where the others are padding; for "mean".
 
     Returns: nats, a mean per row; NaN for 0 rows.
     Raises: ShapeError where the shapes differ.
     """
     if kind == "value":
         return value_mse(student, teacher)
-    return (kl if reduction == "sum" else kl_mean)(student, teacher, temperature, kind=kind)
+    if reduction == "sum":
+        return kl(student, teacher, temperature, kind=kind)
+    return kl_mean(student, teacher, temperature, kind=kind, choices=choices)
 
 
 def causal_cos(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:

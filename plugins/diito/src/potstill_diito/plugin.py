@@ -176,7 +176,14 @@ class Diito(Plugin):
         return [
             LossTerm(
                 "causal_ce" if len(learnt) == 1 else f"causal_ce_{own.name}",
-                causal_ce(own.logits, other.logits, config.temperature, reduction=config.reduction, kind=own.kind),
+                causal_ce(
+                    own.logits,
+                    other.logits,
+                    config.temperature,
+                    reduction=config.reduction,
+                    kind=own.kind,
+                    choices=own.choices,
+                ),
                 config.causal_ce / len(learnt),
                 own.per,
             )

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from potstill.errors import ShapeError
-from potstill.tasks import full_precision
+from potstill.tasks import class_mean, full_precision
 
 Kind = Literal["categorical", "bernoulli"]
 """What a row of logits means: one of c classes, or c independent yes/no answers."""
@@ -57,30 +57,47 @@ def soft_ce(
 
 
 def kl_mean(
-    student: Tensor, teacher: Tensor, temperature: float, *, t_squared: bool = True, kind: Kind = "categorical"
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float,
+    *,
+    t_squared: bool = True,
+    kind: Kind = "categorical",
+    choices: Tensor | None = None,
 ) -> Tensor:
     """`kl` divided by c: what `KLDivLoss(reduction="mean")` gives, c times too weak. Only to repeat references.
 
     With T² it is loss_fn_kd of haitongli/knowledge-distillation-pytorch, PKD and DIITO-XXS; without, the soft loss
     of taishan1994/pytorch_knowledge_distillation (kd_main.py).
 
-    Args, Returns, Raises: as `kl`; a mean per (row, class).
+    Args: as `kl`, and
+        choices: [n, c] true at the classes that a row can be, where the others are padding; None: all of them.
+
+    Returns, Raises: as `kl`; a mean per (row, class).
     """
-    return kl(student, teacher, temperature, t_squared=t_squared, kind=kind) / student.shape[-1]
+    known, learnt = _log_probabilities(student, teacher, temperature, kind)
+    rows = (known.exp() * (known - learnt)).sum(-1)
+    return _scaled((rows / (student.shape[-1] if choices is None else choices.sum(-1))).mean(), temperature, t_squared)
 
 
 def logit_mse(
-    student: Tensor, teacher: Tensor, temperature: float, *, t_squared: bool = False, kind: Kind = "categorical"
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float,
+    *,
+    t_squared: bool = False,
+    kind: Kind = "categorical",
+    choices: Tensor | None = None,
 ) -> Tensor:
     """Mean over rows and classes of (student/T − teacher/T)²: TextBrewer's kd_mse_loss, which has no T².
 
     Section 2.1 of the paper: what soft targets come to for a large T and logits of mean zero.
 
-    Args, Returns, Raises: as `kl`; a mean per (row, class). `kind` changes nothing.
+    Args, Returns, Raises: as `kl_mean`. `kind` changes nothing.
     """
     _require_same_shape(student, teacher)
     difference = (full_precision(student) - full_precision(teacher)) / temperature
-    return _scaled(difference.square().mean(), temperature, t_squared)
+    return _scaled(class_mean(difference.square(), choices).mean(), temperature, t_squared)
 
 
 def value_mse(student: Tensor, teacher: Tensor) -> Tensor:
@@ -118,6 +135,8 @@ VARIANTS: dict[str, Callable[..., Tensor]] = {
     "logit_mse": logit_mse,
 }
 """By the name that the option `loss` has for them."""
+PER_CLASS = ("kl_mean", "logit_mse")
+"""Those that average over classes, and so take `choices`."""
 
 
 def weights(alpha: float, hard: float | None = None) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -84,4 +84,7 @@ class Hinton(Plugin):
             return losses.value_mse(student.logits, teacher)
         t_squared = self.config.loss != "logit_mse" if self.config.t_squared is None else self.config.t_squared
         variant = losses.VARIANTS[self.config.loss]
-        return variant(student.logits, teacher, self.config.temperature, t_squared=t_squared, kind=student.kind)
+        options: dict[str, Any] = {"t_squared": t_squared, "kind": student.kind}
+        if self.config.loss in losses.PER_CLASS:
+            options["choices"] = student.choices
+        return variant(student.logits, teacher, self.config.temperature, **options)

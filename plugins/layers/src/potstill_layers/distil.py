@@ -26,7 +26,7 @@ def logit_loss(options: Options, student: Prediction, teacher: Tensor, batch: Ba
         return soft.kd_mse(student.logits, teacher, 1.0)
     temperature = _temperature(options, student, teacher)
     if options.kd == "mse":
-        return soft.kd_mse(student.logits, teacher, temperature, t_squared=options.scales)
+        return soft.kd_mse(student.logits, teacher, temperature, t_squared=options.scales, choices=student.choices)
     return soft.kd_ce(student.logits, teacher, temperature, t_squared=options.scales, kind=student.kind)
 
 
@@ -39,7 +39,7 @@ def _temperature(options: Options, student: Prediction, teacher: Tensor) -> soft
     if options.temperature_schedule == "constant":
         return options.temperature
     if options.temperature_schedule == "flsw":
-        weights = schedules.flsw_weights(student.logits, teacher, options.gamma)
+        weights = schedules.flsw_weights(student.logits, teacher, options.gamma, choices=student.choices)
     elif student.kind == "categorical":
         weights = schedules.cwsm_weights(student.logits)
     else:

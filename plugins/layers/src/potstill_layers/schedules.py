@@ -19,13 +19,19 @@ TemperatureSchedule = Literal["constant", "flsw", "cwsm"]
 
 
 @torch.no_grad()
-def flsw_weights(student: Tensor, teacher: Tensor, gamma: float, eps: float = 1e-4) -> Tensor:
+def flsw_weights(
+    student: Tensor, teacher: Tensor, gamma: float, eps: float = 1e-4, *, choices: Tensor | None = None
+) -> Tensor:
     """(1 − cos(s, t))^γ of logits [..., classes]: how far a row's logits are from the teacher's.
 
     Args:
         eps: added to the norms.
+        choices: [..., classes] true at the classes that a row can be, where the others are padding, which is no part
+            of the cosine.
     """
     ours, theirs = (full_precision(logits) for logits in (student, teacher))
+    if choices is not None:
+        ours, theirs = (logits.where(choices, 0) for logits in (ours, theirs))
     ours, theirs = (logits / (logits.norm(dim=-1, keepdim=True) + eps) for logits in (ours, theirs))
     # rounding may bring the cosine above 1, and a fractional power of less than 0 is NaN
     apart: Tensor = 1 - (ours * theirs).sum(-1)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from potstill.errors import ShapeError
-from potstill.tasks import full_precision
+from potstill.tasks import class_mean, full_precision
 
 Temperature = float | Tensor
 Kind = Literal["categorical", "bernoulli"]
@@ -45,13 +45,24 @@ def kd_ce(
     return (rows * temperature**2).mean() if t_squared else rows.mean()
 
 
-def kd_mse(student: Tensor, teacher: Tensor, temperature: Temperature, *, t_squared: bool = False) -> Tensor:
+def kd_mse(
+    student: Tensor,
+    teacher: Tensor,
+    temperature: Temperature,
+    *,
+    t_squared: bool = False,
+    choices: Tensor | None = None,
+) -> Tensor:
     """((s − t)/T)², a mean per row and class; TextBrewer's kd_mse, without T².
+
+    Args:
+        choices: [..., classes] true at the classes that a row can be, where the others are padding.
 
     Raises: ShapeError where the shapes differ.
     """
     _require_same_shape(student, teacher)
-    rows = (full_precision(student) - full_precision(teacher)).square().mean(-1)
+    apart = (full_precision(student) - full_precision(teacher)).square()
+    rows = class_mean(apart, choices)
     return rows.mean() if t_squared else (rows / temperature**2).mean()
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from potstill.errors import ShapeError
-from potstill.tasks import full_precision
+from potstill.tasks import class_mean, full_precision
 
 Padding = Literal["excluded", "reference"]
 """Whether padding is out of sum and divisor, or counts as in the authors' code."""
@@ -84,6 +84,7 @@ def soft_ce(
     *,
     reduction: Reduction = "row",
     kind: Literal["categorical", "bernoulli"] = "categorical",
+    choices: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy with the teacher's softened predictions (equation 10).
 
@@ -96,6 +97,7 @@ def soft_ce(
         temperature: T, above 0.
         reduction: "row" sums over classes and multiplies by T²; "reference" is the authors' way.
         kind: for "bernoulli", the c classes are yes/no answers, each with a two-way cross-entropy.
+        choices: [n, c] true at the classes that a row can be, where the others are padding; for "reference".
 
     Returns: nats, a mean per row; NaN for 0 rows.
     Raises: ShapeError where the shapes differ.
@@ -106,7 +108,9 @@ def soft_ce(
         crossed = F.binary_cross_entropy_with_logits(learnt, known.sigmoid(), reduction="none")
     else:
         crossed = -known.softmax(-1) * learnt.log_softmax(-1)
-    return crossed.mean() if reduction == "reference" else crossed.sum(-1).mean() * temperature**2
+    if reduction == "reference":
+        return class_mean(crossed, choices).mean()
+    return crossed.sum(-1).mean() * temperature**2
 
 
 def value_mse(student: Tensor, teacher: Tensor) -> Tensor:

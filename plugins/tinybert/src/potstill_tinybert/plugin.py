@@ -153,7 +153,12 @@ class TinyBERT(Plugin):
         config = self.config
         if student.kind != "value":
             value = losses.soft_ce(
-                student.logits, teacher, config.temperature, reduction=config.reduction, kind=student.kind
+                student.logits,
+                teacher,
+                config.temperature,
+                reduction=config.reduction,
+                kind=student.kind,
+                choices=student.choices,
             )
             return LossTerm(name, value, weight, student.per)
         if config.reduction == "reference":
