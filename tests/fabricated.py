@@ -71,6 +71,7 @@ DETAILS: dict[str, Any] = {
     "intervals": [
         {"metric": "accuracy", "value": 0.9041, "low": 0.885, "high": 0.921, "rows": 1000, "how": "Wilson, 95 %"}
     ],
+    "constant": [{"metric": "accuracy", "value": 0.6}],
 }
 
 

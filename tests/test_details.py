@@ -109,6 +109,25 @@ def test_rows_without_a_label_are_in_no_table() -> None:
     assert task.details(parts, np.array([0, IGNORED, 1]), np.array([4, 90, 6])) == found
 
 
+def test_what_one_answer_for_all_rows_scores_stands_beside() -> None:
+    random = np.random.default_rng(5)
+    labels = random.choice(4, 200, p=[0.1, 0.5, 0.3, 0.1])
+    labels[:20] = IGNORED
+    task = load_task(TaskConfig(kind="text-classification"), NAMES)
+    found = task.details(random.normal(size=(200, 4)), labels, np.ones(200))["constant"]
+    always = task.score(np.tile([0, 1, 0, 0], (200, 1)), labels)
+    assert {row["metric"]: row["value"] for row in found} == pytest.approx(always)
+    assert always["accuracy"] == (labels[20:] == 1).mean()
+    assert always["matthews"] == 0
+    several = (random.random((200, 3)) < [0.2, 0.7, 0.4]).astype(np.float32)
+    multi = load_task(TaskConfig(kind="multi-label"), NAMES[:3])
+    told = {row["metric"]: row["value"] for row in multi.details(several - 0.5, several, np.ones(200))["constant"]}
+    assert told["subset_accuracy"] == (several == [0, 1, 0]).all(-1).mean()
+    values = random.normal(size=200)
+    [mse] = load_task(TaskConfig(kind="regression")).details(values[::-1, None], values, np.ones(200))["constant"]
+    assert mse == {"metric": "mse", "value": pytest.approx(values.var())}
+
+
 def test_a_value_has_its_error_by_length_and_an_interval_of_its_correlation() -> None:
     task = load_task(TaskConfig(kind="regression"))
     random = np.random.default_rng(0)

@@ -100,7 +100,7 @@ def test_predictions_lie_over_the_truth() -> None:
 
 def test_intervals_stand_in_a_table_and_in_the_picture_of_every_form(run: Path) -> None:
     text = re.sub(r"<[^>]+>", " ", interval_table(RecordedRun(run).details))
-    assert "distil validation, 1000 rows accuracy 0.9041 0.8850 to 0.9210 Wilson, 95 %" in " ".join(text.split())
+    assert "distil validation, 1000 rows accuracy 0.9041 0.8850 to 0.9210 Wilson, 95 % 0.6000" in " ".join(text.split())
     found = {point.name: point.intervals.get("accuracy") for point in points(RecordedRun(run))}
     assert found["distil"] == (0.885, 0.921)
     assert found["distil.int8.onnx"] == pytest.approx((0.8822, 0.9191), abs=1e-3)  # Wilson's of 902.2 of 1000

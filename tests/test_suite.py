@@ -75,6 +75,9 @@ def test_every_task_is_run_with_every_seed_and_nothing_is_run_twice(place: Path,
     kept = json.loads((tmp_path / "topic" / topic["runs"][1]["folder"] / "result.json").read_text())
     assert kept["student"] == "tune"
     assert topic["runs"][0].keys() == {"seed", "folder", "accuracy", "macro_f1"}
+    labels = [row.split(",")[1] for row in (place / "validation.csv").read_text().splitlines()[1:]]
+    assert topic["constant"]["accuracy"] == max(map(labels.count, labels)) / len(labels)
+    assert found["tasks"]["likeness"]["constant"] == {}  # one value has no correlation
     assert json.loads((tmp_path / "suite.json").read_text()) == found
     assert "| likeness | pearson |" in (tmp_path / "suite.md").read_text()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}

@@ -112,20 +112,20 @@ def made(**tasks: Any) -> dict[str, Any]:
 
 def task(*runs: tuple[float, ...], metrics: tuple[str, ...]) -> dict[str, Any]:
     listed = [{"seed": seed, **dict(zip(metrics, run, strict=True))} for seed, run in enumerate(runs)]
-    return {"metrics": list(metrics), "settings": {}, "runs": listed, "tried": []}
+    return {"metrics": list(metrics), "settings": {}, "runs": listed, "tried": [], "constant": {}}
 
 
 def test_the_average_is_that_of_the_tasks_with_several_metrics_as_their_mean() -> None:
     found = made(
         mrpc=task((0.8, 0.9), (0.7, 0.8), metrics=("accuracy", "f1")),
-        cola=task((0.5,), (0.3,), metrics=("matthews",)),
+        cola={**task((0.5,), (0.3,), metrics=("matthews",)), "constant": {"matthews": 0.0}},
         qnli={"absent": "no file"},
     )
     # seeds: (0.85 + 0.5) / 2 and (0.75 + 0.3) / 2
     assert by_seed(found) == pytest.approx({0: 0.675, 1: 0.525})
     assert score_rows([found]) == [
         {"task": "mrpc", "metric": "accuracy / F1", "m": "75.00 ± 7.07 / 85.00 ± 7.07"},
-        {"task": "cola", "metric": "matthews", "m": "40.00 ± 14.14"},
+        {"task": "cola", "metric": "matthews", "m": "40.00 ± 14.14", "one answer for all": "0.00"},
         {"task": "average", "metric": "", "m": "60.00 ± 10.61"},
     ]
 

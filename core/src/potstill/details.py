@@ -18,6 +18,7 @@ Details = dict[str, Rows]
 "lengths"    from, to (tokens), rows, then a metric or several and, of the first, low and high (`by_length`)
 "points"     label, predicted; two numbers (`points`)
 "intervals"  metric, value, low, high, rows, how (`interval`)
+"constant"   metric, value: what one answer for all rows scores (`constant`)
 """
 
 _BUCKETS = 6
@@ -137,6 +138,15 @@ def interval(metric: str, value: float, ends: tuple[float, float], rows: int, ho
     if not all(math.isfinite(number) for number in (value, *ends)):
         return []
     return [{"metric": metric, "value": float(value), "low": ends[0], "high": ends[1], "rows": rows, "how": how}]
+
+
+def constant(scores: Mapping[str, float]) -> Rows:
+    """What the best answer that is the same for every row scores: a model that scores no more has learnt nothing.
+
+    Args:
+        scores: by metric; those that are not finite are left out.
+    """
+    return [{"metric": name, "value": float(value)} for name, value in scores.items() if math.isfinite(value)]
 
 
 def _share(part: int, whole: int) -> float:

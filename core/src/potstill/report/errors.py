@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
@@ -15,7 +15,7 @@ Models = Mapping[str, Rows]
 
 _LISTED = 15
 """So many classes stand in the open."""
-_DRAWN = ("classes", "mistakes", "lengths", "points", "intervals")
+_DRAWN = ("classes", "mistakes", "lengths", "points", "intervals", "constant")
 
 
 def errors(models: Mapping[str, BySplit], split: str) -> str:
@@ -33,7 +33,7 @@ def errors(models: Mapping[str, BySplit], split: str) -> str:
 def interval_table(models: Mapping[str, BySplit]) -> str:
     """The intervals of all models on all splits; "" where none has one."""
     rows = [
-        {"model": name, "of": f"{split}, {row.get('rows', '?')} rows", **_interval(row)}
+        {"model": name, "of": f"{split}, {row.get('rows', '?')} rows", **_interval(row, tables.get("constant", ()))}
         for name, splits in models.items()
         for split, tables in splits.items()
         for row in tables.get("intervals", ())
@@ -42,10 +42,12 @@ def interval_table(models: Mapping[str, BySplit]) -> str:
     return f"<h3>Intervals</h3>\n{table(rows, columns_in_order(rows))}{note(told)}" if rows else ""
 
 
-def _interval(row: Mapping[str, Any]) -> dict[str, str]:
+def _interval(row: Mapping[str, Any], constant: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     metric = str(row.get("metric"))
     value, low, high = (cell(metric, row.get(name)) for name in ("value", "low", "high"))
-    return {"metric": metric, "value": value, "interval": f"{low} to {high}", "how": str(row.get("how"))}
+    told = {"metric": metric, "value": value, "interval": f"{low} to {high}", "how": str(row.get("how"))}
+    alike = [cell(metric, one.get("value")) for one in constant if one.get("metric") == metric]
+    return told | {"one answer for all": alike[0]} if alike else told
 
 
 def _classes(models: Models, name: str, split: str) -> str:
@@ -124,4 +126,11 @@ def _elsewhere(models: Models, name: str, split: str) -> str:
     return ""
 
 
-_PARTS = {"classes": _classes, "mistakes": _elsewhere, "lengths": _lengths, "points": _points, "intervals": _elsewhere}
+_PARTS = {
+    "classes": _classes,
+    "mistakes": _elsewhere,
+    "lengths": _lengths,
+    "points": _points,
+    "intervals": _elsewhere,
+    "constant": _elsewhere,
+}

@@ -11,6 +11,7 @@ from potstill.errors import UserError
 from potstill.files import write_json, write_text
 from potstill.progress import Progress
 from potstill.ranks import Ranks
+from potstill.report.folder import RecordedRun
 from potstill.suite.encoder import save_encoder
 from potstill.suite.tables import score_rows
 from potstill.suite.tasks import ENCODER, SuiteTask, absence, with_student
@@ -45,8 +46,8 @@ def run_suite(
         require_all: whether a task whose data is absent is an error.
         keep_models: whether the fine-tuned models stay, which are as large as the encoder each.
 
-    Returns: what `suite.json` holds: "model", "name" and "tasks", by name: "metrics", "settings", "runs" and "tried";
-        or "absent", the reason.
+    Returns: what `suite.json` holds: "model", "name" and "tasks", by name: "metrics", "settings", "runs", "tried" and
+        "constant" (what one answer for all rows scores); or "absent", the reason.
     Raises: UserError where no task's data is there.
     """
     told, ranks = progress or Progress(), Ranks()
@@ -69,7 +70,7 @@ def run_suite(
             data_root=task.root,
             progress=told,
         )
-        found["tasks"][task.name] = _outcome(task, rows)
+        found["tasks"][task.name] = _outcome(task, rows, folder / task.name)
         if ranks.main:
             if not keep_models:
                 _drop_weights(folder / task.name)
@@ -94,7 +95,7 @@ def _absent(tasks: Sequence[SuiteTask], require_all: bool, told: Progress) -> di
     return absent
 
 
-def _outcome(task: SuiteTask, rows: Sequence[Row]) -> dict[str, Any]:
+def _outcome(task: SuiteTask, rows: Sequence[Row], folder: Path) -> dict[str, Any]:
     """A task's runs with the setting that is best on average; and every setting's average, where there were several."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
@@ -110,7 +111,15 @@ def _outcome(task: SuiteTask, rows: Sequence[Row]) -> dict[str, Any]:
         "settings": best[0]["settings"],
         "runs": [{"seed": row["seed"], "folder": row["folder"], **_scores(task, row)} for row in best],
         "tried": tried if len(tried) > 1 else [],
+        "constant": _constant(task, folder / best[0]["folder"]),
     }
+
+
+def _constant(task: SuiteTask, run: Path) -> dict[str, float]:
+    """What one answer for all validation rows scores, where the task tells."""
+    recorded = RecordedRun(run)
+    rows = recorded.details.get(recorded.origin("student"), {}).get("validation", {}).get("constant", ())
+    return {row["metric"]: row["value"] for row in rows if row["metric"] in task.metrics}
 
 
 def _mean(rows: Sequence[Row], metric: str) -> float:

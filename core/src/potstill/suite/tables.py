@@ -10,6 +10,7 @@ from typing import Any
 from potstill.report.table import heading
 from potstill.tasks import LOWER_IS_BETTER
 
+_CONSTANT = "one answer for all"
 Found = Mapping[str, Any]
 """What `run_suite` gives."""
 
@@ -17,8 +18,8 @@ Found = Mapping[str, Any]
 def score_rows(suites: Sequence[Found]) -> list[dict[str, Any]]:
     """One row a task and one for the average; beside the task its metrics, then a column for each model.
 
-    The deviation is the sample's (n - 1) over the seeds; with one seed the number stands alone. Where a setting was
-    chosen among several, a column says which.
+    The deviation is the sample's (n - 1) over the seeds; with one seed the number stands alone. Where tasks tell what
+    one answer for all rows scores, and where a setting was chosen among several, a column says so.
     """
     names = dict.fromkeys(name for suite in suites for name, task in suite["tasks"].items() if "runs" in task)
     rows = []
@@ -28,6 +29,8 @@ def score_rows(suites: Sequence[Found]) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"task": name, "metric": " / ".join(map(heading, metrics))}
         for suite, task in zip(suites, done, strict=True):
             row[suite["name"]] = _cell(task) if "runs" in task else None
+        constant: Mapping[str, float] = next((task["constant"] for task in done if task.get("constant")), {})
+        row |= {_CONSTANT: _constant(metrics, constant)} if constant else {}
         chosen = [_settings(task["settings"]) for task in done if task.get("settings")]
         rows.append(row | ({"best setting": "; ".join(dict.fromkeys(chosen))} if chosen else {}))
     averages = {suite["name"]: points(list(by_seed(suite).values())) for suite in suites}
@@ -77,6 +80,10 @@ def of_run(task: Mapping[str, Any], number: int) -> float:
 
 def _cell(task: Mapping[str, Any]) -> str:
     return " / ".join(_metric(metric, [run[metric] for run in task["runs"]]) for metric in task["metrics"])
+
+
+def _constant(metrics: Sequence[str], found: Mapping[str, float]) -> str:
+    return " / ".join(_metric(metric, [found[metric]]) if metric in found else "–" for metric in metrics)
 
 
 def _metric(name: str, values: Sequence[float]) -> str:

@@ -100,12 +100,13 @@ class TextClassification(Task):
     def details(
         self, outcomes: Any, labels: Any, lengths: npt.NDArray[Any], rows: Examples | None = None
     ) -> details.Details:
-        """By class, who was taken for whom, by length, and Wilson's interval of the accuracy."""
+        """By class, who was taken for whom, by length, Wilson's interval of the accuracy, and the largest class's scores."""
         predicted, labels, kept = _labelled(outcomes, labels)
         if not len(labels):
             return {}
         right = predicted == labels
         whole = details.share(right)
+        most = np.bincount(labels).argmax()
         return {
             "classes": details.by_class(predicted, labels, self.names),
             "mistakes": details.mistakes(predicted, labels, self.names),
@@ -113,6 +114,7 @@ class TextClassification(Task):
             "intervals": details.interval(
                 "accuracy", whole["accuracy"], (whole["low"], whole["high"]), len(right), "Wilson, 95 %"
             ),
+            "constant": details.constant(scores.classification(np.full_like(labels, most), labels, len(self.names))),
         }
 
     def decode(

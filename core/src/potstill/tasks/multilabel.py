@@ -104,7 +104,8 @@ class MultiLabel(TextClassification):
     def details(
         self, outcomes: Any, labels: Any, lengths: npt.NDArray[Any], rows: Examples | None = None
     ) -> details.Details:
-        """By class, by length, and Wilson's interval of the share of rows that are right in every class."""
+        """By class, by length, Wilson's interval of the share of rows that are right in every class, and what the same
+        classes for all rows score: those that more than half of them have."""
         labels = np.asarray(labels)
         kept = ~np.isnan(labels).any(-1)
         if not kept.any():
@@ -120,6 +121,7 @@ class MultiLabel(TextClassification):
             "intervals": details.interval(
                 "subset_accuracy", whole["accuracy"], (whole["low"], whole["high"]), len(right), how
             ),
+            "constant": details.constant(scores.multi_label(np.tile(there.mean(0) - 0.5, (len(there), 1)), there)),
         }
 
     def decode(

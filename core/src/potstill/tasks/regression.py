@@ -54,7 +54,8 @@ class Regression(Task):
     def details(
         self, outcomes: Any, labels: Any, lengths: npt.NDArray[Any], rows: Examples | None = None
     ) -> details.Details:
-        """Predictions beside the truth, the error by length, and a bootstrap interval of Pearson's correlation."""
+        """Predictions beside the truth, the error by length, a bootstrap interval of Pearson's correlation, and the
+        error of the mean value."""
         predicted, labels, kept = _labelled(outcomes, labels)
         if not len(labels):
             return {}
@@ -74,6 +75,7 @@ class Regression(Task):
             "points": details.points(predicted, labels),
             "lengths": details.by_length(lengths[kept], error),
             "intervals": details.interval("pearson", whole, ends, len(labels), "bootstrap over rows, 95 %"),
+            "constant": details.constant(scores.regression(np.full_like(labels, labels.mean()), labels)),
         }
 
     def decode(
