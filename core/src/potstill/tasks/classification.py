@@ -100,7 +100,7 @@ class TextClassification(Task):
     def details(
         self, outcomes: Any, labels: Any, lengths: npt.NDArray[Any], rows: Examples | None = None
     ) -> details.Details:
-        """By class, who was taken for whom, by length, Wilson's interval of the accuracy, and the largest class's scores."""
+        """By class, who was taken for whom, by length, Wilson's interval of the accuracy, and the largest class."""
         predicted, labels, kept = _labelled(outcomes, labels)
         if not len(labels):
             return {}
