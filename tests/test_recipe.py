@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import string
 import subprocess
 import sys
@@ -9,10 +10,12 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import potstill.cli
 from potstill.errors import RecipeError
 from potstill.plugin import PluginConfig
 from potstill.recipe import (
@@ -27,6 +30,7 @@ from potstill.recipe import (
     resolve_references,
     with_overrides,
 )
+from potstill.recipes import shipped
 from tests.titles import TOML, tables
 
 
@@ -343,3 +347,20 @@ def test_the_schema_describes_every_key_and_allows_plugin_tables() -> None:
     assert "null" not in str(schema)
     assert "stage" in schema["properties"]
     assert "stages" not in schema["properties"]
+
+
+def test_the_schema_takes_what_a_recipe_takes_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    assert potstill.cli.main(["schema"]) == 0
+    schema = jsonschema.Draft202012Validator(json.loads(capsys.readouterr().out))
+    for one in shipped():
+        schema.validate(tomllib.loads(one.path.read_text(encoding="utf-8")))
+
+    def allowed(**task: Any) -> bool:
+        return bool(schema.is_valid({"task": task, "stage": [{"name": "tune"}]}))
+
+    assert allowed(kind="multi-label", separator=",")
+    assert allowed(kind="of somebody else", size=3)
+    for kind in ({}, {"kind": "regression"}, {"kind": "token-classification"}):
+        assert allowed(**kind)
+        assert not allowed(**kind, separator=",")
+    assert not allowed(kind="multi-label", separator=1)

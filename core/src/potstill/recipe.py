@@ -201,14 +201,17 @@ def _shown(leaves: dict[str, Any], key: str) -> str:
     return json.dumps(leaves[key], ensure_ascii=False) if key in leaves else "not given"
 
 
-def json_schema(plugins: Mapping[str, type[BaseModel]] | None = None) -> dict[str, Any]:
+def json_schema(
+    plugins: Mapping[str, type[BaseModel]] | None = None, tasks: Mapping[str, type[BaseModel]] | None = None
+) -> dict[str, Any]:
     """The recipe's JSON schema with a description of every key, for editors.
 
     Args:
         plugins: the options' models by plugin; the tables of plugins that are not here may hold anything.
+        tasks: the options' models by kind of task; of those that are not here [task] may hold anything.
     """
-    plugins = plugins or {}
-    models: list[type[BaseModel]] = [Recipe, *dict.fromkeys(plugins.values())]
+    plugins, tasks = plugins or {}, tasks or {}
+    models: dict[type[BaseModel], None] = dict.fromkeys([Recipe, *plugins.values(), *tasks.values()])
     places, schema = models_json_schema([(model, "validation") for model in models])
     definitions = schema["$defs"]
     tables = {name: places[model, "validation"] for name, model in plugins.items()}
@@ -217,12 +220,28 @@ def json_schema(plugins: Mapping[str, type[BaseModel]] | None = None) -> dict[st
         definitions[name]["properties"].update(tables)
         definitions[name]["additionalProperties"] = {"type": "object", "description": "The options of a plugin."}
     _allow_options(definitions["ModelConfig"])
-    del definitions["TaskConfig"]["properties"]["options"]
-    definitions["TaskConfig"]["additionalProperties"] = {"description": "An option of the task."}
+    names = {kind: places[model, "validation"]["$ref"].rsplit("/", 1)[-1] for kind, model in tasks.items()}
+    _add_options(definitions["TaskConfig"], {kind: definitions[name]["properties"] for kind, name in names.items()})
+    for name in names.values():
+        definitions.pop(name, None)
     recipe = definitions.pop("Recipe")
     top = {"$schema": "https://json-schema.org/draft/2020-12/schema", **recipe, "title": "potstill recipe"}
     without_null: dict[str, Any] = _without_null({**top, "$defs": definitions})
     return without_null
+
+
+def _add_options(task: dict[str, Any], options: Mapping[str, Mapping[str, Any]]) -> None:
+    """The keys of each kind of task beside those of all; any key where the kind is not known."""
+    properties = task["properties"]
+    del properties["options"], task["additionalProperties"]
+    default = properties["kind"]["default"]
+    task["allOf"] = []
+    for kind, own in options.items():
+        named: dict[str, Any] = {"properties": {"kind": {"const": kind}}}  # which holds where no kind is named too
+        chosen = named if kind == default else {**named, "required": ["kind"]}
+        task["allOf"].append(
+            {"if": chosen, "then": {"propertyNames": {"enum": [*properties, *own]}, "properties": dict(own)}}
+        )
 
 
 def _allow_options(model: dict[str, Any]) -> None:

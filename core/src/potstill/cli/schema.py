@@ -11,7 +11,7 @@ from potstill.cli.output import say_json
 
 @click.command
 def schema() -> None:
-    """Print the recipe's JSON schema, with the options of all installed plugins, for editors that check and complete.
+    """Print the recipe's JSON schema, with the options of all installed plugins and tasks, for editors.
 
     \b
     Example:
@@ -22,9 +22,13 @@ def schema() -> None:
     from potstill.discovery import PLUGINS, installed
     from potstill.errors import PluginError
     from potstill.loader import plugin_class
+    from potstill.tasks import GROUP, task_class
 
-    options = {}
+    options, tasks = {}, {}
     for found in installed(PLUGINS):
         with contextlib.suppress(PluginError):  # a broken plugin has no options to offer
             options[found.name] = plugin_class(found.name).Config
-    say_json(recipe.json_schema(options))
+    for found in installed(GROUP):
+        with contextlib.suppress(PluginError):
+            tasks[found.name] = task_class(found.name).Options
+    say_json(recipe.json_schema(options, tasks))
