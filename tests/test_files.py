@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,18 @@ def test_what_a_process_is_still_writing_is_left_to_it(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     sweep_drafts(tmp_path)
     assert names(tmp_path) == writing
+
+
+def test_what_another_machine_writes_into_a_shared_folder_is_left_to_it_for_a_day(tmp_path: Path) -> None:
+    young, forgotten = (tmp_path / f".{name}.00c0ffee-{GONE}.tmp" for name in ("young", "forgotten"))
+    for draft in (young, forgotten):
+        draft.mkdir()
+        (draft / "weights").write_text("half")
+    for path in (forgotten / "weights", forgotten):
+        os.utime(path, (time.time() - 90_000,) * 2)
+    (tmp_path / f".moved-aside.00c0ffee-{GONE}.old").mkdir()
+    sweep_drafts(tmp_path)
+    assert names(tmp_path) == [young.name, "moved-aside"]
 
 
 def test_sweeping_where_nothing_is_does_nothing(tmp_path: Path) -> None:

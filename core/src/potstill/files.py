@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,10 @@ import psutil
 from potstill.disk import writing
 from potstill.errors import FileError
 
-_LEFT = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)\.(?P<kind>tmp|old)")
+_LEFT = re.compile(r"\.(?P<name>.+)\.(?:(?P<machine>[0-9a-f]{8})-)?(?P<process>\d+)\.(?P<kind>tmp|old)")
 """A draft, or what was moved aside for one."""
+_LONG = 24 * 60 * 60.0
+"""Seconds without a change after which a draft of another machine is nobody's."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -27,7 +32,7 @@ def write_text(path: Path, text: str) -> None:
     Raises: DiskError where the disk is full or must not be written.
     """
     path = path.resolve() if path.is_symlink() else path
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft = path.with_name(f".{path.name}.{_maker()}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -67,7 +72,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises: DiskError where the disk is full or must not be written.
     """
     path = path.resolve() if path.is_symlink() else path
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft = path.with_name(f".{path.name}.{_maker()}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(draft, ignore_errors=True)
@@ -87,7 +92,7 @@ def _take_place(draft: Path, path: Path) -> None:
     if not path.exists():
         draft.rename(path)
         return
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    old = path.with_name(f".{path.name}.{_maker()}.old")
     try:
         path.rename(old)
         draft.rename(path)
@@ -101,19 +106,44 @@ def _take_place(draft: Path, path: Path) -> None:
 def sweep_drafts(folder: Path) -> None:
     """Removes what a killed process left half-written directly below a folder.
 
-    A folder that was moved aside and not yet replaced takes its name back.
+    A folder that was moved aside and not yet replaced takes its name back. What another machine, or container, writes
+    into a folder that both share stays for a day: whether its process lives cannot be seen from here.
     """
     for path in folder.glob(".*"):
         left = _LEFT.fullmatch(path.name)
-        if left is None or _at_work(int(left["process"])):
+        here = left is None or left["machine"] in (None, _machine())
+        if left is None or (here and _at_work(int(left["process"]))):
             continue
         if left["kind"] == "old" and not (folder / left["name"]).exists():
             with suppress(OSError):  # another rank was faster
                 path.rename(folder / left["name"])
+        elif not here and _age(path) < _LONG:
+            continue
         elif path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def _maker() -> str:
+    """This process, in the names of its drafts."""
+    return f"{_machine()}-{os.getpid()}"
+
+
+@cache
+def _machine() -> str:
+    """Eight digits for where a process's number means something: a machine, and on Linux the container on it."""
+    with suppress(OSError):
+        return text_hash(f"{platform.node()} {os.readlink('/proc/self/ns/pid')}")[:8]
+    return text_hash(platform.node())[:8]
+
+
+def _age(path: Path) -> float:
+    """Seconds since anything changed in a file or folder; 0 where it is gone."""
+    try:
+        return time.time() - max(part.stat().st_mtime for part in [path, *path.rglob("*")])
+    except OSError:
+        return 0.0
 
 
 def _at_work(process: int) -> bool:
