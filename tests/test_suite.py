@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import potstill.cli
 from potstill.errors import ModelError, RecipeError, UserError
 from potstill.progress import Progress
 from potstill.suite.encoder import save_encoder
-from potstill.suite.running import run_suite
+from potstill.suite.running import absent_tasks, run_suite
 from potstill.suite.tasks import suite_tasks
 from potstill.testing.contract import Unplugged, _Unplug
 from potstill.testing.tiny import bert, recipe, write_data
@@ -162,11 +164,12 @@ def test_absent_data_is_told_and_left_out_or_refused(place: Path, tmp_path: Path
     assert "no file or folder" in found["tasks"]["likeness"]["absent"]
     assert any(note.startswith("likeness: left out. ") for note in notes)
     assert len(found["tasks"]["topic"]["runs"]) == 1
+    assert "| likeness |  | left out |" in (tmp_path / "left-out/suite.md").read_text()
     with pytest.raises(UserError, match="'likeness' cannot be run"):
-        run_suite(tasks, str(place / "encoder"), folder=tmp_path / "all", require_all=True, **options)
+        absent_tasks(tasks, Progress(), require_all=True)
     with pytest.raises(UserError, match=r"None of the suite's tasks has its data here; of 'likeness'"):
         run_suite(tasks[1:], str(place / "encoder"), folder=tmp_path / "none", **options)
-    assert not (tmp_path / "all").exists()
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(
@@ -181,8 +184,11 @@ def test_absent_data_is_told_and_left_out_or_refused(place: Path, tmp_path: Path
         ('kind = "regression"', 'kind = "regresion"', r"'regresion' is not an installed task"),
         ("max_length = 16", 'max_length = "16"', r"task 'topic'.*\[data\].*max_length"),
         ("[tasks.topic]", "[tasks.encoder]", r"cannot be called 'encoder'"),
+        ("[tasks.topic]", "[tasks.average]", r"cannot be called 'average'"),
+        ('"macro_f1"', '"f1"', r"'f1' is that of the second of 2 classes, and there are 3"),
+        ('"pearson"', '"pearson", "mse"', r"less of 'mse' is better and more of 'pearson'"),
         ("[tasks.topic]", '[tasks."a/b"]', r"task 'a/b'.*a name is a folder's too"),
-        ("[recipe]", "[recipe", r"variant\.toml', line 1.*not valid TOML"),
+        ("[recipe]", "[recipe", r"suite '.*variant\.toml', line 1.*not valid TOML"),
     ],
 )
 def test_what_a_suite_cannot_say_is_one_sentence_before_anything_is_trained(
@@ -198,6 +204,58 @@ def test_what_a_suite_cannot_say_is_one_sentence_before_anything_is_trained(
             name="encoder",
         )
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--seeds", "-1"], "--seeds '-1': a seed is a number from 0 to"),
+        (["--seeds", str(2**64)], f"--seeds '{2**64}': a seed is a number from 0 to"),
+        (["--grid", "foo=1"], "'foo' is neither a key of the recipe"),
+        (["--grid", "stage.tune.learning_rate=5e-3,0.005"], "the run 'learning_rate=0.005' twice"),
+        (["--grid", "student.model=other"], "--grid student.model: in a suite the student is the encoder of --model"),
+        (["--set", "student.model=other"], "--set student.model: in a suite the student is the encoder of --model"),
+        (["--against", "broken"], "weights of the model '.*broken' are cut short"),
+        (["--against", ""], "--against is empty"),
+        (["--model", ""], "--model is empty"),
+        (["--against", "{place}/../{place.name}/encoder"], "neither better nor worse than itself"),
+        (["--folder", "{place}/both.toml"], "cannot be made, for .*both.toml is a file"),
+    ],
+    ids=" ".join,
+)
+def test_what_the_command_cannot_do_is_one_sentence_and_nothing_is_trained(
+    words: list[str], sentence: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(place / "encoder", broken)
+    (broken / "model.safetensors").write_bytes(b"short")
+    told = [word.format(place=place).replace("broken", str(broken)) for word in words]
+    given = ["suite", str(place / "both.toml"), "--model", str(place / "encoder"), "--folder", str(tmp_path / "runs")]
+    assert potstill.cli.main([*given, *told]) == 2
+    assert re.search(sentence, capsys.readouterr().err)
+    assert not list(tmp_path.rglob("stages"))
+    assert "--against" in words or not (tmp_path / "runs").exists()
+
+
+def test_the_table_of_all_keeps_what_earlier_calls_ran(place: Path, tmp_path: Path) -> None:
+    topic, likeness = suite_tasks([str(place / "both.toml")], place)
+    options: dict[str, Any] = {"grid": {}, "seeds": [1], "folder": tmp_path, "name": "encoder"}
+    run_suite([topic], str(place / "encoder"), **options)
+    assert list(run_suite([likeness], str(place / "encoder"), **options)["tasks"]) == ["likeness"]
+    assert list(json.loads((tmp_path / "suite.json").read_text())["tasks"]) == ["topic", "likeness"]
+    assert "| topic |" in (tmp_path / "suite.md").read_text()
+
+
+def test_models_that_were_thrown_away_are_not_kept_in_silence(place: Path, tmp_path: Path) -> None:
+    notes: list[str] = []
+
+    class Told(Progress):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    ran(place, tmp_path, seeds=[1])
+    ran(place, tmp_path, seeds=[1], keep_models=True, progress=Told())
+    assert [note for note in notes if "seed=1 was finished before without --keep-models" in note]
 
 
 def test_recipes_are_tasks_too_with_the_encoder_in_the_students_place(place: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +127,27 @@ def test_the_average_is_that_of_the_tasks_with_several_metrics_as_their_mean() -
     assert score_rows([found]) == [
         {"task": "mrpc", "metric": "accuracy / F1", "m": "75.00 ± 7.07 / 85.00 ± 7.07"},
         {"task": "cola", "metric": "matthews", "m": "40.00 ± 14.14", "one answer for all": "0.00"},
+        {"task": "qnli", "metric": "", "m": "left out"},
         {"task": "average", "metric": "", "m": "60.00 ± 10.61"},
     ]
+
+
+def test_a_score_that_is_none_with_one_of_the_seeds_is_shown_as_none() -> None:
+    found = made(stsb=task((0.8,), (math.nan,), metrics=("pearson",)))
+    assert [row["m"] for row in score_rows([found])] == ["nan", "nan"]
+
+
+def test_a_model_may_be_called_as_a_column_is_and_settings_say_whose_they_are() -> None:
+    runs = {rate: task((rate,), metrics=("accuracy",)) | {"settings": {"stage.a.rate": rate}} for rate in (0.1, 0.2)}
+    row, _ = score_rows([{"name": "metric", "tasks": {"a": runs[0.1]}}, {"name": "b", "tasks": {"a": runs[0.2]}}])
+    assert (row["metric"], row["model metric"], row["b"]) == ("accuracy", "10.00", "20.00")
+    assert row["best setting"] == "model metric: rate 0.1; b: rate 0.2"
+
+
+def test_tasks_with_as_many_rows_are_not_drawn_alike(tmp_path: Path) -> None:
+    one, other = suite(tmp_path / "one", {"a": 0.9, "b": 0.9}), suite(tmp_path / "other", {"a": 0.7, "b": 0.7})
+    found = compare(one, other, tmp_path / "one", tmp_path / "other", Progress())
+    assert found["tasks"]["a"]["rows"] != found["tasks"]["b"]["rows"]
 
 
 def test_metrics_where_less_is_better_are_no_points_and_have_no_average() -> None:

@@ -234,7 +234,7 @@ def test_a_wrong_command_line_is_a_sentence(run: Run, words: str, sentence: str)
         (["--grid", "hinton.temperature=1,-2"], "'temperature' = -2 should be greater than 0"),
         (["--grid", "hinton.temprature=1"], "unknown key 'temprature'"),
         (["--grid", "x"], "is no KEY=V1,V2"),
-        (["--seeds", "1,-1"], "'seed' = -1 should be greater than or equal to 0"),
+        (["--seeds", "1,-1"], "--seeds '1,-1': a seed is a number from 0 to"),
         (["--seeds", "1,1"], "names a seed twice"),
     ],
     ids=" ".join,

@@ -21,7 +21,7 @@ from potstill.complaints import Location, validated
 from potstill.errors import RecipeError, did_you_mean
 from potstill.overrides import with_overrides, with_plugins
 from potstill.references import check_references, resolve_references
-from potstill.settings import DataConfig, ExportConfig, ModelConfig, Settings, StagePlan, TaskConfig
+from potstill.settings import DataConfig, ExportConfig, ModelConfig, Seed, Settings, StagePlan, TaskConfig
 
 __all__ = [
     "DataConfig",
@@ -56,7 +56,7 @@ class Recipe(Settings):
 
     name: Annotated[str, AfterValidator(_as_folder)] = "run"
     """The run's name and that of its folder; the file's where it is left out."""
-    seed: Annotated[int, Field(ge=0)] = 42
+    seed: Seed = 42
     """Seed of every random draw."""
     task: TaskConfig = Field(default_factory=TaskConfig)
     """What the models learn to do."""
@@ -89,32 +89,35 @@ def load(path: str | Path) -> Recipe:
     return parse(read(path), str(path))
 
 
-def read(path: str | Path) -> dict[str, Any]:
+def read(path: str | Path, what: str = "recipe") -> dict[str, Any]:
     """The file's tables, unchecked, with the file's name as the recipe's where none is given.
+
+    Args:
+        what: how errors call the file.
 
     Raises: RecipeError for a file that is missing or is no TOML, with the line.
     """
     path = Path(path)
     if not path.is_file():
-        what = "is a folder, not a recipe file" if path.is_dir() else "does not exist"
+        told = f"is a folder, not a {what} file" if path.is_dir() else "does not exist"
         near = did_you_mean(path.name, [beside.name for beside in path.parent.glob("*.toml")])
-        raise RecipeError(f"recipe '{path}' {what}.{near}")
+        raise RecipeError(f"{what} '{path}' {told}.{near}")
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise RecipeError(f"recipe '{path}' is not UTF-8 text (byte {error.start}).") from None
+        raise RecipeError(f"{what} '{path}' is not UTF-8 text (byte {error.start}).") from None
     except tomllib.TOMLDecodeError as error:
-        raise RecipeError(_toml_sentence(path, str(error))) from None
+        raise RecipeError(f"{what} {_toml_sentence(path, str(error))}") from None
     return {"name": re.sub(r"[^\w .-]", "-", path.stem), **data}
 
 
 def _toml_sentence(path: Path, told: str) -> str:
     found = re.search(r"^(.*?)\s*\(at (?:line (\d+), column (\d+)|end of document)\)$", told, re.DOTALL)
     if found is None:
-        return f"recipe '{path}' is not valid TOML: {told}."
+        return f"'{path}' is not valid TOML: {told}."
     line = found[2] or str(len(path.read_text(encoding="utf-8").splitlines()))
     column = f", column {found[3]}" if found[3] else ""
-    return f"recipe '{path}', line {line}{column}: this is not valid TOML: {found[1]}."
+    return f"'{path}', line {line}{column}: this is not valid TOML: {found[1]}."
 
 
 def parse(data: Mapping[str, Any], where: str = "recipe") -> Recipe:

@@ -41,8 +41,9 @@ class RunFolder:
                 self.path.mkdir(parents=True, exist_ok=True)
                 lock = (self.path / "lock").open("w")
         except (FileExistsError, NotADirectoryError) as error:
+            file = next(path for path in (self.path, *self.path.parents) if path.exists())
             raise UserError(
-                f"The run folder {self.path} cannot be made, for {error.filename} is a file; give another."
+                f"The run folder {self.path} cannot be made, for {file} is a file; give another."
             ) from error
         with lock:
             if _first_rank():

@@ -11,6 +11,9 @@ from potstill.complaints import known_keys, validated
 from potstill.errors import did_you_mean
 
 Positive = Annotated[int, Field(ge=1)]
+LARGEST_SEED = 2**32 - 1
+"""What numpy and others take too."""
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Strings = Annotated[tuple[str, ...], Strict(False)]
 
 
@@ -278,7 +281,7 @@ class StagePlan(PluginTables):
     """Compute the teacher's logits once a row, before the first update, where nothing else of it is looked at."""
     supervised: Annotated[float, Field(ge=0)] | None = None
     """Weight of the task's own loss; 0 where a plugin brings an objective and 1 where none does, if left out."""
-    seed: Annotated[int, Field(ge=0)] | None = None
+    seed: Seed | None = None
     """Seed of this stage; the recipe's where it is left out."""
     teacher: Reference | None = None
     """Who teaches: "fresh" (the [teacher] table), "previous", "stage:NAME", a folder, a hub id, or a table."""

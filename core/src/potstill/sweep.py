@@ -9,6 +9,7 @@ from typing import Any
 
 import tomli_w
 
+from potstill.errors import UserError
 from potstill.files import write_json
 from potstill.progress import Progress
 from potstill.recipe import Recipe, parse, with_overrides
@@ -37,14 +38,13 @@ def sweep(
         track: as in `run`.
 
     Returns: one row a run: "settings", "seed", "folder", "metrics" and "test" of the student.
+    Raises: as `planned`, before anything is trained.
     """
     told = progress or Progress()
-    cells = list(_cells(grid, seeds))
+    cells = planned(recipe, grid, seeds)
     rows: list[dict[str, Any]] = []
     done: list[Path] = []
-    # All of them first, so that a wrong value is told before anything is trained.
-    plans = [_plan(recipe, settings, seed) for settings, seed in cells]
-    for number, ((settings, seed), plan) in enumerate(zip(cells, plans, strict=True), start=1):
+    for number, (settings, seed, plan) in enumerate(cells, start=1):
         name = _name(settings, seed)
         told.note(f"run {number} of {len(cells)}: {name}")
         place = folder / name
@@ -55,6 +55,22 @@ def sweep(
         )
         write_json(folder / "sweep.json", rows)
     return rows
+
+
+def planned(
+    recipe: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], seeds: Sequence[int]
+) -> list[tuple[dict[str, Any], int | None, Recipe]]:
+    """The settings, seed and recipe of every run of a sweep, all of them checked.
+
+    Raises: RecipeError for a key or value that cannot be; UserError where two runs would be one and the same.
+    """
+    found: dict[str, tuple[dict[str, Any], int | None, Recipe]] = {}
+    for settings, seed in _cells(grid, seeds):
+        name = _name(settings, seed)
+        if name in found:
+            raise UserError(f"The grid names the run '{name}' twice; give each value once.")
+        found[name] = settings, seed, _plan(recipe, settings, seed)
+    return list(found.values())
 
 
 def _cells(grid: Mapping[str, Sequence[Any]], seeds: Sequence[int]) -> Iterator[tuple[dict[str, Any], int | None]]:

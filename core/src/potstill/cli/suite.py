@@ -76,26 +76,31 @@ def suite(
       potstill suite glue --model runs/student --against runs/alone --data-root data --seeds 1,2,3
       potstill suite mine.toml mrpc.toml --model bert-base-uncased --set data.train_rows=2000
     """
-    from potstill.suite.running import run_suite
+    from potstill.suite.running import absent_tasks, prepare_suite, run_suite
     from potstill.suite.tasks import suite_tasks
 
     tasks = suite_tasks(suites, existing_root(data_root), only=only, plugins=plugins, settings=settings)
     place = Path(folder) if folder else Path("suites") / "-".join(Path(word).stem for word in suites)
-    models = [model_place(spec, option) for spec, option in ((model, "--model"), (against, "--against")) if spec]
+    given = [(model, "--model")] + ([] if against is None else [(against, "--against")])
+    models = [model_place(spec, option) for spec, option in given]
+    runs: dict[str, Any] = {"grid": parse_grid(grids), "seeds": parse_seeds(seeds)}
+    named = dict(zip(model_names(models), models, strict=True))
     progress = make_progress(quiet)
+    absent = absent_tasks(tasks, progress, require_all=require_all)
+    for name, spec in named.items():  # all of them first, so that the second one's faults are told before any training
+        prepare_suite(tasks, spec, folder=place / name, **runs)
     found = [
         run_suite(
             tasks,
             spec,
-            grid=parse_grid(grids),
-            seeds=parse_seeds(seeds),
+            **runs,
             folder=place / name,
             name=name,
-            require_all=require_all,
+            absent=absent,
             keep_models=keep_models,
             progress=progress,
         )
-        for spec, name in zip(models, model_names(models), strict=True)
+        for name, spec in named.items()
     ]
     if not main_process():
         return
@@ -110,12 +115,16 @@ def model_names(places: Sequence[str]) -> list[str]:
 
     Raises: UserError where two are the same.
     """
+    if len({str(Path(place).resolve()) if Path(place).exists() else place for place in places}) < len(places):
+        raise UserError(
+            f"--model and --against are both '{places[0]}'; a model is neither better nor worse than itself."
+        )
     parts = [Path(place.removesuffix("/model")).parts for place in places]
     for count in range(1, max(map(len, parts)) + 1):
         names = ["-".join(part.strip("/") for part in own[-count:]) for own in parts]
         if len(set(names)) == len(names):
-            return names
-    raise UserError(f"--model and --against are both '{places[0]}'; a model is neither better nor worse than itself.")
+            break
+    return names
 
 
 def _show(found: dict[str, Any], place: Path, as_json: bool) -> None:

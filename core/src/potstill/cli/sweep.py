@@ -15,6 +15,7 @@ from potstill.cli.display import main_process, make_progress
 from potstill.cli.options import change_options, json_option, prepare, quiet_option, track_option
 from potstill.cli.output import say_json
 from potstill.errors import UserError
+from potstill.settings import LARGEST_SEED
 
 Row = Mapping[str, Any]
 
@@ -157,6 +158,8 @@ def parse_seeds(text: str | None) -> list[int]:
         raise UserError(f"--seeds '{text}' is no list of whole numbers such as 1,2,3.") from None
     if len(set(seeds)) < len(seeds):
         raise UserError(f"--seeds '{text}' names a seed twice.")
+    if not all(0 <= seed <= LARGEST_SEED for seed in seeds):
+        raise UserError(f"--seeds '{text}': a seed is a number from 0 to {LARGEST_SEED}.")
     return seeds
 
 

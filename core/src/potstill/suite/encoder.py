@@ -9,7 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoModel
 
-from potstill.errors import ModelError
+from potstill.errors import ModelError, UserError
 from potstill.files import new_folder, path_hash, read_json, write_json
 from potstill.models import check_folder, why_not
 from potstill.quiet import quiet_libraries
@@ -30,6 +30,9 @@ def save_encoder(model: str, folder: Path) -> None:
     Raises: ModelError where the model cannot be read, or `folder` holds the encoder of another one.
     """
     source = {"model": model, "hash": path_hash(Path(model)) if Path(model).is_dir() else None}
+    place = next((path for path in (folder, *folder.parents) if path.exists()), Path())
+    if not place.is_dir():
+        raise UserError(f"The suite's folder {folder.parent} cannot be made, for {place} is a file; give another.")
     if folder.is_dir():
         known = read_json(folder / _SOURCE)
         if known["hash"] != source["hash"] or (source["hash"] is None and known["model"] != model):
@@ -51,9 +54,10 @@ def _write(model: str, folder: Path, source: dict[str, str | None]) -> None:
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, StrictDataclassError) as error:
         raise ModelError(why_not(model, error)) from error
+    tokenizer = load_tokenizer(model, None)
     drawn = set(info["missing_keys"])
     weights = {name: value for name, value in module.state_dict().items() if name not in drawn}
     with new_folder(folder) as draft:
         module.save_pretrained(draft, state_dict=weights)
-        load_tokenizer(model, None).save_pretrained(draft)
+        tokenizer.save_pretrained(draft)
         write_json(draft / _SOURCE, source)

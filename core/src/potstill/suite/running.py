@@ -8,14 +8,14 @@ from statistics import mean
 from typing import Any
 
 from potstill.errors import UserError
-from potstill.files import write_json, write_text
+from potstill.files import read_json, write_json, write_text
 from potstill.progress import Progress
 from potstill.ranks import Ranks
 from potstill.report.folder import RecordedRun
 from potstill.suite.encoder import save_encoder
-from potstill.suite.tables import score_rows
-from potstill.suite.tasks import ENCODER, SuiteTask, absence, with_student
-from potstill.sweep import sweep
+from potstill.suite.tables import score_table
+from potstill.suite.tasks import ENCODER, SuiteTask, absence, check_keys, with_student
+from potstill.sweep import planned, sweep
 from potstill.tasks import better
 
 FILE = "suite.json"
@@ -30,7 +30,7 @@ def run_suite(
     seeds: Sequence[int],
     folder: Path,
     name: str,
-    require_all: bool = False,
+    absent: Mapping[str, str] | None = None,
     keep_models: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -43,18 +43,16 @@ def run_suite(
         seeds: of each setting; the recipes' own where there is none.
         folder: of this suite and this model.
         name: the model's, in tables.
-        require_all: whether a task whose data is absent is an error.
+        absent: what `absent_tasks` gave; asked for where it is left out.
         keep_models: whether the fine-tuned models stay, which are as large as the encoder each.
 
-    Returns: what `suite.json` holds: "model", "name" and "tasks", by name: "metrics", "settings", "runs", "tried" and
-        "constant" (what one answer for all rows scores); or "absent", the reason.
-    Raises: UserError where no task's data is there.
+    Returns: what `suite.json` holds of these tasks: "model", "name" and "tasks", by name: "metrics", "settings",
+        "runs", "tried" and "constant" (what one answer for all rows scores); or "absent", the reason.
+    Raises: UserError where no task's data is there, and what `prepare_suite` raises.
     """
     told, ranks = progress or Progress(), Ranks()
-    absent = _absent(tasks, require_all, told)
-    if ranks.main:
-        save_encoder(model, folder / ENCODER)
-    ranks.wait()
+    absent = absent_tasks(tasks, told) if absent is None else absent
+    prepare_suite(tasks, model, grid=grid, seeds=seeds, folder=folder)
     found: dict[str, Any] = {
         "model": model,
         "name": name,
@@ -74,12 +72,36 @@ def run_suite(
         if ranks.main:
             if not keep_models:
                 _drop_weights(folder / task.name)
+            elif lost := _without_weights(folder / task.name, rows):
+                told.note(
+                    f"{lost} was finished before without --keep-models, so it has no weights; remove it to train it."
+                )
             _write(folder, found)
     return found
 
 
-def _absent(tasks: Sequence[SuiteTask], require_all: bool, told: Progress) -> dict[str, str]:
-    """By name, why a task's data is not there; before anything is trained.
+def prepare_suite(
+    tasks: Sequence[SuiteTask], model: str, *, grid: Mapping[str, Sequence[Any]], seeds: Sequence[int], folder: Path
+) -> None:
+    """Checks every run of a suite, and then writes what all of them start from; nothing is trained.
+
+    Raises: RecipeError for settings that cannot be; ModelError where the model cannot be read, or `folder` holds the
+        runs of another one; UserError for a grid over the student.
+    """
+    check_keys(grid, "--grid")
+    for task in tasks:
+        planned(with_student(task, folder / ENCODER), grid, seeds)
+    ranks = Ranks()
+    if ranks.main:
+        save_encoder(model, folder / ENCODER)
+    ranks.wait()
+
+
+def absent_tasks(tasks: Sequence[SuiteTask], told: Progress, *, require_all: bool = False) -> dict[str, str]:
+    """By name, why a task's data is not there.
+
+    Args:
+        require_all: whether one such task is an error.
 
     Raises: UserError where all must be there, or none is.
     """
@@ -143,8 +165,16 @@ def _drop_weights(folder: Path) -> None:
             path.unlink()
 
 
-def _write(folder: Path, found: Mapping[str, Any]) -> None:
-    from potstill.report.table import markdown
+def _without_weights(folder: Path, rows: Sequence[Row]) -> Path | None:
+    """The first run that has none."""
+    runs = [folder / row["folder"] for row in rows]
+    return next((run for run in runs if not any((run / "model").glob("*.safetensors"))), None)
 
-    write_json(folder / FILE, found)
-    write_text(folder / "suite.md", markdown(score_rows([found])))
+
+def _write(folder: Path, found: Mapping[str, Any]) -> None:
+    """Every task that the folder has runs of, those of earlier calls too."""
+    path = folder / FILE
+    known = read_json(path)["tasks"] if path.is_file() else {}
+    every = {**found, "tasks": {**known, **found["tasks"]}}
+    write_json(path, every)
+    write_text(folder / "suite.md", score_table([every]))

@@ -7,10 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from potstill.report.table import heading
+from potstill.report.table import heading, markdown
+from potstill.suite.tasks import AVERAGE
 from potstill.tasks import LOWER_IS_BETTER
 
-_CONSTANT = "one answer for all"
+_CONSTANT, _SETTING = "one answer for all", "best setting"
+_VERDICT = ("difference", "95 % over rows", "p over seeds", "verdict")
+_OWN = ("task", "metric", _CONSTANT, _SETTING, *_VERDICT)
 Found = Mapping[str, Any]
 """What `run_suite` gives."""
 
@@ -19,40 +22,58 @@ def score_rows(suites: Sequence[Found]) -> list[dict[str, Any]]:
     """One row a task and one for the average; beside the task its metrics, then a column for each model.
 
     The deviation is the sample's (n - 1) over the seeds; with one seed the number stands alone. Where tasks tell what
-    one answer for all rows scores, and where a setting was chosen among several, a column says so.
+    one answer for all rows scores, and where a setting was chosen among several, a column says so. A task whose data is
+    absent is in no average, and has a row that says so.
     """
-    names = dict.fromkeys(name for suite in suites for name, task in suite["tasks"].items() if "runs" in task)
-    rows = []
-    for name in names:
-        done = [suite["tasks"].get(name, {}) for suite in suites]
-        metrics = next(task["metrics"] for task in done if "runs" in task)
-        row: dict[str, Any] = {"task": name, "metric": " / ".join(map(heading, metrics))}
-        for suite, task in zip(suites, done, strict=True):
-            row[suite["name"]] = _cell(task) if "runs" in task else None
-        constant: Mapping[str, float] = next((task["constant"] for task in done if task.get("constant")), {})
-        row |= {_CONSTANT: _constant(metrics, constant)} if constant else {}
-        chosen = [_settings(task["settings"]) for task in done if task.get("settings")]
-        rows.append(row | ({"best setting": "; ".join(dict.fromkeys(chosen))} if chosen else {}))
-    averages = {suite["name"]: points(list(by_seed(suite).values())) for suite in suites}
-    return [*rows, {"task": "average", "metric": "", **averages}]
+    rows = [_row(suites, name) for name in dict.fromkeys(name for suite in suites for name in suite["tasks"])]
+    averages = {_column(suite): points(list(by_seed(suite).values())) for suite in suites}
+    return [*rows, {"task": AVERAGE, "metric": "", **averages}]
+
+
+def score_table(suites: Sequence[Found]) -> str:
+    """`score_rows` in Markdown."""
+    rows = score_rows(suites)
+    return markdown(rows, table_columns(rows))
+
+
+def _row(suites: Sequence[Found], name: str) -> dict[str, Any]:
+    done = {_column(suite): suite["tasks"].get(name, {}) for suite in suites}
+    ran = {column: task for column, task in done.items() if "runs" in task}
+    if not ran:
+        return {"task": name, "metric": "", **dict.fromkeys(done, "left out")}
+    metrics = next(iter(ran.values()))["metrics"]
+    row: dict[str, Any] = {"task": name, "metric": " / ".join(map(heading, metrics))}
+    row |= {column: _cell(task) if column in ran else None for column, task in done.items()}
+    constant: Mapping[str, float] = next((task["constant"] for task in ran.values() if task.get("constant")), {})
+    row |= {_CONSTANT: _constant(metrics, constant)} if constant else {}
+    chosen = {column: _settings(task["settings"]) for column, task in ran.items() if task.get("settings")}
+    if len(set(chosen.values())) > 1:
+        chosen = {column: f"{column}: {setting}" for column, setting in chosen.items()}
+    return row | ({_SETTING: "; ".join(dict.fromkeys(chosen.values()))} if chosen else {})
+
+
+def _column(suite: Found) -> str:
+    """The model's name, which may be that of another column."""
+    return f"model {suite['name']}" if suite["name"] in _OWN else str(suite["name"])
 
 
 def verdict_rows(suites: Sequence[Found], comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
     """`score_rows` of two suites, with what `compare` found beside each: difference, interval, p-value, verdict."""
-    found = {**comparison["tasks"], "average": comparison["average"]}
+    found = {**comparison["tasks"], AVERAGE: comparison["average"]}
     rows = [row for row in score_rows(suites) if found.get(row["task"]) is not None]
     lower = {name for name, task in suites[0]["tasks"].items() if task.get("metrics", [""])[0] in LOWER_IS_BETTER}
     return [row | _verdict(found[row["task"]], 1 if row["task"] in lower else 100) for row in rows]
 
 
 def _verdict(found: Mapping[str, Any], scale: float) -> dict[str, Any]:
-    low, high = found["rows"] or (math.nan, math.nan)
-    return {
-        "difference": f"{scale * found['difference']:+.2f}",
-        "95 % over rows": None if math.isnan(low) else f"{scale * low:+.2f} … {scale * high:+.2f}",
-        "p over seeds": None if found["seeds"] is None else f"{found['seeds']['p']:.3f}",
-        "verdict": found["verdict"],
-    }
+    ends = found["rows"]
+    cells = (
+        f"{scale * found['difference']:+.2f}",
+        None if ends is None else f"{scale * ends[0]:+.2f} … {scale * ends[1]:+.2f}",
+        None if found["seeds"] is None else f"{found['seeds']['p']:.3f}",
+        found["verdict"],
+    )
+    return dict(zip(_VERDICT, cells, strict=True))
 
 
 def by_seed(suite: Found) -> dict[Any, float]:
@@ -91,6 +112,8 @@ def _metric(name: str, values: Sequence[float]) -> str:
 
 
 def _told(values: Sequence[float], digits: int = 2) -> str:
+    if not all(map(math.isfinite, values)):
+        return "nan"  # such as a correlation of predictions that are all alike, with one of the seeds
     return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 

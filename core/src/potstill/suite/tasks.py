@@ -17,15 +17,17 @@ from pydantic import Field
 from potstill import recipe as recipes
 from potstill.complaints import validated
 from potstill.context import cache_folder
-from potstill.data.source import open_source
+from potstill.data.source import Source, open_source
 from potstill.errors import AbsentDataError, RecipeError, UserError, did_you_mean
 from potstill.recipes import SUITES, shipped
 from potstill.settings import Settings, Strings, Table
-from potstill.tasks import task_class
+from potstill.tasks import LOWER_IS_BETTER, label_names, load_task, task_class
 
 TASKS = "tasks"
 ENCODER = "encoder"
 """The folder beside those of the tasks, with what all of them start from."""
+AVERAGE = "average"
+"""The row below those of the tasks."""
 
 
 class SuiteFile(Settings):
@@ -87,9 +89,10 @@ def suite_tasks(
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise RecipeError(f"Two tasks are called '{twice}'; give one of them another name.")
-    if ENCODER in names:
+    taken = next((name for name in (ENCODER, AVERAGE) if name in names), None)
+    if taken is not None:
         raise RecipeError(
-            f"A task cannot be called '{ENCODER}', as the folder beside the tasks' is; give it another name."
+            f"A task cannot be called '{taken}', as a folder or row beside the tasks' is; give it another name."
         )
     unknown = next((name for name in only if name not in names), None)
     if unknown is not None:
@@ -105,27 +108,35 @@ def with_student(task: SuiteTask, encoder: Path) -> dict[str, Any]:
 def absence(task: SuiteTask) -> str | None:
     """Why the task's data is not there; None where it is.
 
-    Raises: DataError where it is there, and cannot be used.
+    Raises: DataError where it is there, and cannot be used; RecipeError for a metric that its labels do not have.
     """
     parsed = recipes.parse(task.recipe, task.name)
-    kind = task_class(parsed.task.kind)
-    label = parsed.data.label if kind.label_column else None
-    columns = {"text": parsed.data.text, "text_pair": parsed.data.text_pair, "label": label}
     for split in ("train", "validation"):
-        spec = getattr(parsed.data, split)
-        if spec is None:
+        if getattr(parsed.data, split) is None:
             raise RecipeError(f"The task '{task.name}' of the suite names no data.{split}; it needs both.")
-        try:
-            rows = getattr(parsed.data, f"{split}_rows")
-            open_source(spec, columns, task.root, rows, f"data.{split}", cache_folder(), kind.shapes)
-        except AbsentDataError as error:
-            return str(error)
+    if parsed.data.corpus is not None:  # running text, which has no labels
+        return None
+    try:
+        train, _ = _opened(parsed, task.root, "train"), _opened(parsed, task.root, "validation")
+    except AbsentDataError as error:
+        return str(error)
+    known = train.label_names if parsed.task.labels is None else None
+    names = list(known or label_names(parsed.task, task.root, train.labels()))
+    for metric in task.metrics:
+        load_task(parsed.task.model_copy(update={"metric": metric}), names or None)
     return None
+
+
+def _opened(recipe: recipes.Recipe, root: Path, split: str) -> Source:
+    kind, data = task_class(recipe.task.kind), recipe.data
+    columns = {"text": data.text, "text_pair": data.text_pair, "label": data.label if kind.label_column else None}
+    rows = getattr(data, f"{split}_rows")
+    return open_source(getattr(data, split), columns, root, rows, f"data.{split}", cache_folder(), kind.shapes)
 
 
 def _tasks(word: str, data_root: Path | None) -> list[SuiteTask]:
     path, is_shipped = _file(word)
-    tables = recipes.read(path)
+    tables = recipes.read(path, "suite")
     root = data_root or (Path.cwd() if is_shipped else path.absolute().parent)
     if TASKS not in tables:
         return [_of_recipe(tables, str(path), root)]
@@ -174,10 +185,25 @@ def _checked(name: str, tables: dict[str, Any], metrics: tuple[str, ...], where:
                 f"{where}: the task '{parsed.task.kind}' has no metric '{metric}'; it has {', '.join(kind.metrics)}."
                 f"{did_you_mean(metric, kind.metrics)}"
             )
+    less = [metric for metric in wanted if metric in LOWER_IS_BETTER]
+    if less and len(less) < len(wanted):
+        more = next(metric for metric in wanted if metric not in less)
+        raise RecipeError(
+            f"{where}: less of '{less[0]}' is better and more of '{more}', and a task counts with the mean of its "
+            "metrics; name metrics of one kind."
+        )
     return SuiteTask(name, tables, wanted, root)
 
 
+def check_keys(keys: Iterable[str], option: str) -> None:
+    """Raises: UserError for a key of the student, which is the encoder."""
+    own = next((key for key in keys if key.split(".")[0] == "student"), None)
+    if own is not None:
+        raise UserError(f"{option} {own}: in a suite the student is the encoder of --model; leave '{own}' out.")
+
+
 def _changed(task: SuiteTask, plugins: Sequence[str], settings: Sequence[str]) -> SuiteTask:
+    check_keys((setting.partition("=")[0].strip() for setting in settings), "--set")
     tables = recipes.with_plugins(task.recipe, list(plugins)) if plugins else task.recipe
     tables = recipes.with_overrides(tables, list(settings)) if settings else tables
     recipes.parse(tables, f"task '{task.name}'")

@@ -32,7 +32,7 @@ METHOD = (
     f"Better or worse: the paired bootstrap over validation rows ({RESAMPLES} draws, scores averaged over seeds) has "
     f"0 outside its 95 % interval and, from {ENOUGH_SEEDS} seeds on, the paired t-test over seeds has p < 0.05. "
     "Each task is tested by itself: of twenty tasks on which two models are alike, one may come out. "
-    "The average is resampled task by task. Tags and answers are judged by the seeds alone."
+    "The average is resampled task by task. Tags, answers and losses are judged by the seeds alone."
 )
 
 
@@ -56,14 +56,14 @@ def compare(
         raise UserError(f"The suites in {one} and {other} have no finished task in common.")
     found: dict[str, Any] = {}
     resampled: list[npt.NDArray[np.float64] | None] = []
-    for name in shared:
+    for number, name in enumerate(shared):
         tasks = first["tasks"][name], second["tasks"][name]
         _check_alike(name, *tasks)
         draws = None
         if _by_rows(one / name, tasks[0]):
             told.note(f"{name}: scoring {RESAMPLES} draws of its rows")
             scorers, rows = _scorers(name, one, other, *tasks)
-            draws = bootstrap(*scorers, rows)
+            draws = bootstrap(*scorers, rows, seed=number)  # its own draws, as the average's tasks are not alike
         scores = [[of_run(task, number) for number in range(len(task["runs"]))] for task in tasks]
         less = tasks[0]["metrics"][0] in LOWER_IS_BETTER
         found[name] = _told(scores[0], scores[1], draws, less=less)
@@ -88,7 +88,7 @@ def _average(
 def _told(
     first: Sequence[float], second: Sequence[float], draws: npt.NDArray[np.float64] | None, *, less: bool
 ) -> dict[str, Any]:
-    rows = None if draws is None else interval(draws)
+    rows = None if draws is None or np.isnan(draws).all() else interval(draws)
     seeds: Seeds | None = paired_t(first, second) if len(first) >= ENOUGH_SEEDS else None
     return {
         "difference": float(np.mean(first) - np.mean(second)),
@@ -99,8 +99,8 @@ def _told(
 
 
 def _by_rows(folder: Path, task: Mapping[str, Any]) -> bool:
-    """Whether any rows of a task can be scored by what was kept of them: not where scores look at words and answers."""
-    return not task_of(folder / task["runs"][0]["folder"] / "model").marks
+    """Whether any rows of a task can be scored by what was kept of them: no losses, and nothing that looks at words."""
+    return "loss" not in task["metrics"] and not task_of(folder / task["runs"][0]["folder"] / "model").marks
 
 
 def _check_alike(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
