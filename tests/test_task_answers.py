@@ -31,6 +31,9 @@ CHINESE = [
     ("光 荣", ["光荣"], 0, 1),  # a space counts in exact match and in no unit
     ("DoTA", ["dota"], 1, 1),
     ("北京", ["上海"], 0, 0),
+    ("等等……", ["等等"], 0, 2 * 2 / (3 + 2)),  # the list's entry of two characters is no single one, and a unit
+    ("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』", [""], 1, 1),
+    ("‘等", ["等"], 0, 2 * 1 / (2 + 1)),  # only the closing one of the pair is in the list
     ("", ["上海"], 0, 0),
 ]
 
