@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, BertTokenizer, PreTrainedTokenizerFast
 
 from potstill.batch import IGNORED
@@ -140,6 +140,31 @@ def test_a_long_question_is_cut_and_an_empty_place_of_text_is_skipped(tmp_path: 
     assert rows.student.rows(np.arange(1))["input_ids"][0].tolist() == [2, 5, 5, 5, 5, 3, 7, 8, 3]
 
 
+def bytewise() -> Any:
+    """A tokenizer of single bytes, of which a Chinese character is three."""
+    signs = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={sign: number for number, sign in enumerate(signs)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_input_names=["input_ids", "attention_mask"])
+
+
+@pytest.mark.parametrize(("tokens", "kept"), [(5, 3), (6, 6), (2, 0)])
+def test_a_question_is_not_cut_through_a_character(tokens: int, kept: int) -> None:
+    task = task_of(max_question_tokens=tokens, stride=15)
+    asked = {"text": ["哪一个公司"], "text_pair": ["wave tide oak pine " * 3]}
+    rows = task.encode(asked, bytewise(), 22)  # windows of 16 to 20 tokens of the context, so that 15 leaves a step
+    assert [starts.tolist().count(-1) for starts in rows["start"]] == [kept] * len(rows["start"])
+
+
+def test_a_question_whose_beginning_is_more_tokens_by_itself_is_cut_again() -> None:
+    # "ab" before a "c" is one token, by itself two
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "ab": 1, "c": 2, "a": 3, "b": 4}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("ab(?=c)|."), "isolated")
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_input_names=["input_ids", "attention_mask"])
+    rows = task_of(max_question_tokens=1).encode({"text": ["abc"], "text_pair": ["c"]}, fast, 8)
+    assert rows["input_ids"] == [[3, 2]]
+
+
 def test_the_loss_is_over_the_tokens_that_may_be_chosen_and_a_mean_of_both_ends(tmp_path: Path) -> None:
     rows = rows_of(task_of(), [(QUESTION, "a b c", ("b c", 2)), (QUESTION, "a b c d", None)], tmp_path)
     batch = rows.batch([0, 1])
@@ -198,6 +223,15 @@ def test_every_pair_is_looked_at(tmp_path: Path) -> None:
         pairs = [(s, e, float(logits[row, s, 0] + logits[row, e, 1])) for s in places for e in places if 0 <= e - s < 3]
         assert kept[row, 1].tolist() == pytest.approx(max(pairs, key=lambda pair: pair[2]))
         assert kept[row, 0].tolist() == pytest.approx([0, 0, float(logits[row, 0].sum())])
+
+
+def test_an_answer_may_be_as_long_as_its_window_and_the_search_is_no_longer_for_a_larger_number(tmp_path: Path) -> None:
+    rows = rows_of(task_of(), [(QUESTION, "a b c", None)] * 8, tmp_path)
+    batch = rows.batch(np.arange(8))
+    logits = torch.randn(8, batch.student["input_ids"].shape[1], 2, generator=torch.Generator().manual_seed(0))
+    exact, _ = task_of(max_answer_tokens=8).outcome(logits, batch)
+    largest, _ = task_of(max_answer_tokens=10**12).outcome(logits, batch)  # of which no table would fit the memory
+    np.testing.assert_array_equal(exact, largest)
 
 
 def test_no_answer_is_given_where_it_beats_the_best_one_by_the_threshold(tmp_path: Path) -> None:

@@ -279,6 +279,7 @@ def _candidates(logits: Tensor, valid: Tensor, longest: int, count: int) -> tupl
     fewer of them, or no token for "no answer", the score is `_FAR` or less.
     """
     rows, width = valid.shape
+    longest = min(longest, width)  # every further place would be padding, in a table of width x longest
     starts, ends = full_precision(logits).masked_fill(~valid[..., None], _FAR).unbind(-1)
     group = (~valid).cumsum(1)  # the context in one piece has one number, the token for "no answer" another
     first = valid.float().argmax(1)

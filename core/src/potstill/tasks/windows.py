@@ -63,10 +63,20 @@ def windows(
 
 
 def _cut(questions: list[str], tokenizer: Any, tokens: int) -> list[str]:
-    """The questions, each cut behind so many tokens."""
-    _, encoded = called(tokenizer, questions, None, add_special_tokens=False, return_offsets_mapping=True)
-    ends = [found.offsets[tokens - 1][1] if len(found.offsets) > tokens else None for found in encoded.encodings]
-    return [question[:end] for question, end in zip(questions, ends, strict=True)]
+    """The questions, each cut behind so many tokens, or before the character that would be cut through."""
+    while True:
+        _, encoded = called(tokenizer, questions, None, add_special_tokens=False, return_offsets_mapping=True)
+        cut = [_begin(asked, one.offsets, tokens) for asked, one in zip(questions, encoded.encodings, strict=True)]
+        if cut == questions:
+            return cut
+        questions = cut  # to be counted again: by itself a part of a text may be other tokens than it was within it
+
+
+def _begin(text: str, offsets: list[tuple[int, int]], tokens: int) -> str:
+    """What of a text comes before the token of this number; a character of several tokens is whole or not there."""
+    if len(offsets) <= tokens:
+        return text
+    return text[: min(offsets[tokens - 1][1], offsets[tokens][0], len(text) - 1)]
 
 
 def _some(questions: list[str], contexts: list[str], tokenizer: Any, max_length: int, overlap: int) -> Encoded:
