@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,8 @@ SQUAD = {
 def test_answers_are_the_same_from_every_form_of_file(name: str, content: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content, encoding="utf-8")
     source = asked(name, tmp_path)
-    assert source.labels() == [{"text": ["Ada"], "answer_start": [7]}]
+    assert source.labels()[0] == {"text": ["Ada"], "answer_start": [7]}
+    assert len(source) == content.count("Who?")
     assert source.dataset[0]["text_pair"] == "It was Ada."
     assert set(source.dataset.column_names) == set(ASKED)
 
@@ -153,6 +155,8 @@ def test_a_row_whose_words_or_tags_cannot_be_read_is_named(row: dict[str, Any], 
 
 
 @pytest.mark.parametrize(
+        ("id.json", json.dumps({"data": [{"id": 1, "note": "", **SQUAD["data"][0]}]})),
+        ("rows.jsonl", json.dumps({"data": [{"title": "t"}], **QUESTION}) + "\n" + json.dumps(QUESTION)),
     ("answers", "start", "told"),
     [
         (5, 1, "'answers' holds 5, which is not the text of an answer."),
@@ -185,3 +189,14 @@ def test_files_of_words_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "bare.json").write_text('{"data": [{"paragraphs": [{"qas": []}]}]}', encoding="utf-8")
     with pytest.raises(DataError, match=r"article 1, paragraph 1: there is no 'context', and the file is in the form"):
         asked("bare.json", tmp_path)
+        (["a"], [math.inf], "'answers' has the place (answer_start) inf, which is not a whole number."),
+        ({"texts": ["a"]}, None, "'answers' holds {'texts': ['a']}, which has no 'text'."),
+    (tmp_path / "null.json").write_text('{"data": [{"paragraphs": [{"context": "a", "qas": null}]}]}', encoding="utf-8")
+    with pytest.raises(DataError, match=r"article 1, paragraph 1: 'qas' is null, not a list as in SQuAD\."):
+        asked("null.json", tmp_path)
+    (tmp_path / "five.json").write_text('{"data": [{"title": "a", "paragraphs": 5}]}', encoding="utf-8")
+    with pytest.raises(DataError, match=r"article 1: 'paragraphs' is 5, not a list as in SQuAD\."):
+        asked("five.json", tmp_path)
+    (tmp_path / "empty.json").write_text('{"version": "1.1", "data": []}', encoding="utf-8")
+    with pytest.raises(DataError, match=r"empty\.json holds no rows\."):
+        asked("empty.json", tmp_path)

@@ -124,7 +124,7 @@ def _answers(row: Cells, name: str) -> dict[str, list[Any]] | None:
     if isinstance(value, list) and any(isinstance(one, dict) for one in value):  # as SQuAD's own files have them
         value = {key: [_part(one, key) for one in value] for key in ("text", "answer_start")}
     if isinstance(value, dict):
-        texts, starts = value.get("text"), value.get("answer_start")
+        texts, starts = _part(value, "text"), value.get("answer_start")
     else:
         texts, starts = value, row.get("answer_start")
     return _paired(_listed(texts), None if starts is None else _listed(starts))
@@ -161,7 +161,7 @@ def _place(value: Any) -> int:
         number = int(value)
         if number != float(value):
             raise ValueError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last for Infinity, which Python's JSON reads
         raise ValueError(f"has the place (answer_start) {value!r:.60}, which is not a whole number") from None
     return number
 
