@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, Value
 
 from potstill.data.source import Source, open_source
 from potstill.errors import DataError
@@ -129,6 +129,14 @@ def test_class_labels_become_their_names_and_minus_one_none() -> None:
     source = open_source(data, TEXT_LABEL, Path())
     assert source.labels() == ["sports", "world", None]
     assert source.label_names == ("world", "sports")
+
+
+def test_a_number_without_a_name_is_named_with_its_row() -> None:
+    plain = Dataset.from_dict({"text": ["a", "b"], "label": [1, 2]})
+    info = DatasetInfo(features=Features({"text": Value("string"), "label": ClassLabel(names=["world", "sports"])}))
+    data = Dataset(plain.data.table.replace_schema_metadata(None), info)
+    with pytest.raises(DataError, match=r", row 2: 'label' holds 2, and its ClassLabel names 2 classes, 0 to 1\."):
+        open_source(data, TEXT_LABEL, Path())
 
 
 def test_a_saved_data_set_needs_a_split_only_where_there_are_several(tmp_path: Path) -> None:

@@ -69,21 +69,36 @@ def as_text(dataset: Dataset, columns: Columns, where: str, shapes: Shapes = PLA
     return dataset
 
 
-def named_labels(dataset: Dataset) -> tuple[tuple[str, ...] | None, Dataset]:
+def named_labels(dataset: Dataset, columns: Columns, where: str) -> tuple[tuple[str, ...] | None, Dataset]:
     """The names of a `ClassLabel` column and the data set with names for its numbers; (None, as it was) without one.
 
-    The column may hold lists of `ClassLabel`.
+    A negative number is no label. The column may hold lists of `ClassLabel`: within these a missing or negative number
+    stays what it is, as text, since what it means there, and whether it may be, is for the task to say.
+
+    Raises: DataError, naming the row, for a number that has no name.
     """
     feature = dataset.features.get("label")
-    if (listed := names_in(feature)) is not None:
-        rows = [None if row is None else [listed[number] for number in row] for row in _values(dataset, "label")]
-        kind = pa.list_(pa.string())
-        return tuple(listed), dataset.remove_columns("label").add_column("label", pa.array(rows, type=kind))
-    if not isinstance(feature, ClassLabel):
+    listed = names_in(feature)
+    if listed is None and not isinstance(feature, ClassLabel):
         return None, dataset
-    names = tuple(feature.names)
-    labels = [None if value is None or value < 0 else names[value] for value in values_of(dataset, "label")]
-    return names, with_labels(dataset, labels)
+    names: tuple[str, ...] = tuple(feature.names if listed is None else listed)
+
+    def named(number: int | None, row: int) -> str | None:
+        if number is None or number < 0:
+            return None if number is None else str(number)
+        if number >= len(names):
+            raise DataError(
+                f"{where}, row {row}: '{columns['label']}' holds {number}, and its ClassLabel names {len(names)} "
+                f"classes, 0 to {len(names) - 1}."
+            )
+        return names[number]
+
+    values = enumerate(_values(dataset, "label"), 1)
+    if listed is None:
+        labels = [None if value is None or value < 0 else named(value, row) for row, value in values]
+        return names, with_labels(dataset, labels)
+    rows = [None if value is None else [named(number, row) for number in value] for row, value in values]
+    return names, dataset.remove_columns("label").add_column("label", pa.array(rows, type=pa.list_(pa.string())))
 
 
 def with_labels(dataset: Dataset, labels: list[Any]) -> Dataset:

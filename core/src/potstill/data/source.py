@@ -91,7 +91,7 @@ def open_source(
         if not len(dataset):
             raise DataError(f"{path} holds no rows.")
         dataset = as_text(dataset, wanted, path, shapes)
-        label_names, dataset = named_labels(dataset)
+        label_names, dataset = named_labels(dataset, wanted, path)
         dataset = shaped(dataset, wanted, shapes, path)
         return Source(dataset, fingerprint(dataset), path, label_names)
 
