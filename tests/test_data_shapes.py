@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import ClassLabel, Dataset, DatasetInfo, Features, List, Value
 
 from potstill.data.shapes import ANSWERS, TAGS, WORDS
 from potstill.data.source import Source, open_source
@@ -70,6 +70,58 @@ def test_named_classes_in_lists_are_read_as_their_names_and_numbers_as_text(tmp_
     assert tagged("n.parquet", tmp_path).labels() == [["1", "0"]]
 
 
+def test_numbers_of_named_classes_that_are_no_class_are_left_to_the_task_or_named_with_their_row(
+    tmp_path: Path,
+) -> None:
+    features = Features({"words": List(Value("string")), "tags": List(ClassLabel(names=["O", "B-loc"]))})
+
+    def saved(name: str, tags: list[Any]) -> str:
+        plain = Dataset.from_dict({"words": [["a"], ["a", "b"]], "tags": [[0], tags]}).cast_column(
+            "tags", List(Value("int64"))
+        )
+        Dataset(plain.data.table.replace_schema_metadata(None), DatasetInfo(features=features)).save_to_disk(
+            tmp_path / name
+        )
+        return name
+
+    assert tagged(saved("ignored", [-1, 1]), tmp_path).labels() == [["O"], ["-1", "B-loc"]]
+    assert tagged(saved("padded", [-100, 1]), tmp_path).labels()[1] == ["-100", "B-loc"]
+    with pytest.raises(
+        DataError, match=r"'many'.*, row 2: 'tags' holds 2, and its ClassLabel names 2 classes, 0 to 1\."
+    ):
+        tagged(saved("many", [0, 2]), tmp_path)
+    with pytest.raises(DataError, match=r"'none'.*, row 2: 'tags' holds None as tag 2, which is neither a name nor"):
+        tagged(saved("none", [0, None]), tmp_path)
+
+
+def test_columns_of_words_stand_between_spaces_and_tabs_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.conll").write_text("A\u00a0b O\nNew\u3000York \t B-loc\n", encoding="utf-8")
+    assert tagged("a.conll", tmp_path).dataset["text"][:] == [["A\u00a0b", "New\u3000York"]]
+    (tmp_path / "b.conll").write_text("New York\tB-loc\n-DOCSTART- -X- O\n\n !\tO\n", encoding="utf-8")
+    assert tagged("b.conll", tmp_path).dataset["text"][:] == [["New York"], ["!"]]
+
+
+def test_comments_before_a_sentence_are_no_words(tmp_path: Path) -> None:
+    lines = "# sent_id = 3\n# text = one\none . O\n# = O\n\n# sent_id = 4\n# . O\n"  # within a sentence "#" is a word
+    (tmp_path / "a.conll").write_text(lines, encoding="utf-8")
+    assert tagged("a.conll", tmp_path).dataset["text"][:] == [["one", "#"], ["#"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("wave NN B-sea\ntide NN\n", "line 2: there are 2 columns and in line 1 3; each word has as many, its tag in"),
+        ("# id = 1\nwave O\n\nti\tde O\n", "line 4: there are 3 columns and in line 2 2; each word has as many"),
+        ("wave\tO\ntide O\n", "line 2: the word 'tide O' has no tag in a column behind it."),
+    ],
+)
+def test_a_word_with_other_columns_than_the_first_one_is_named(content: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "a.conll").write_text(content, encoding="utf-8")
+    with pytest.raises(DataError) as raised:
+        tagged("a.conll", tmp_path)
+    assert f"{tmp_path / 'a.conll'}, {told}" in str(raised.value)
+
+
 def test_a_text_file_without_tags_is_one_text_a_line(tmp_path: Path) -> None:
     (tmp_path / "new.txt").write_text("New York\nhm\n", encoding="utf-8")
     source = tagged("new.txt", tmp_path, {"text": "words"})
@@ -102,6 +154,8 @@ SQUAD = {
         ("table.csv", "question,context,answers,answer_start\nWho?,It was Ada.,Ada,7\n"),
         ("squad.json", json.dumps(SQUAD)),
         ("indented.json", json.dumps(SQUAD, indent=2)),
+        ("id.json", json.dumps({"data": [{"id": 1, "note": "", **SQUAD["data"][0]}]})),
+        ("rows.jsonl", json.dumps({"data": [{"title": "t"}], **QUESTION}) + "\n" + json.dumps(QUESTION)),
     ],
 )
 def test_answers_are_the_same_from_every_form_of_file(name: str, content: str, tmp_path: Path) -> None:
@@ -155,8 +209,6 @@ def test_a_row_whose_words_or_tags_cannot_be_read_is_named(row: dict[str, Any], 
 
 
 @pytest.mark.parametrize(
-        ("id.json", json.dumps({"data": [{"id": 1, "note": "", **SQUAD["data"][0]}]})),
-        ("rows.jsonl", json.dumps({"data": [{"title": "t"}], **QUESTION}) + "\n" + json.dumps(QUESTION)),
     ("answers", "start", "told"),
     [
         (5, 1, "'answers' holds 5, which is not the text of an answer."),
@@ -164,6 +216,8 @@ def test_a_row_whose_words_or_tags_cannot_be_read_is_named(row: dict[str, Any], 
         (["a"], [0, 1], "'answers' has 1 texts and 2 places (answer_start); each answer has one place."),
         (["a"], ["x"], "'answers' has the place (answer_start) 'x', which is not a whole number."),
         (["a"], [1.5], "'answers' has the place (answer_start) 1.5, which is not a whole number."),
+        (["a"], [math.inf], "'answers' has the place (answer_start) inf, which is not a whole number."),
+        ({"texts": ["a"]}, None, "'answers' holds {'texts': ['a']}, which has no 'text'."),
         ([{"text": "a"}], None, "'answers' holds {'text': 'a'}, which has no 'answer_start'."),
     ],
 )
@@ -189,8 +243,6 @@ def test_files_of_words_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "bare.json").write_text('{"data": [{"paragraphs": [{"qas": []}]}]}', encoding="utf-8")
     with pytest.raises(DataError, match=r"article 1, paragraph 1: there is no 'context', and the file is in the form"):
         asked("bare.json", tmp_path)
-        (["a"], [math.inf], "'answers' has the place (answer_start) inf, which is not a whole number."),
-        ({"texts": ["a"]}, None, "'answers' holds {'texts': ['a']}, which has no 'text'."),
     (tmp_path / "null.json").write_text('{"data": [{"paragraphs": [{"context": "a", "qas": null}]}]}', encoding="utf-8")
     with pytest.raises(DataError, match=r"article 1, paragraph 1: 'qas' is null, not a list as in SQuAD\."):
         asked("null.json", tmp_path)

@@ -25,7 +25,7 @@ from potstill.places import first_line
 
 Row = dict[str, Any]
 """One row by role."""
-_LAYOUT = 1
+_LAYOUT = 2
 """Part of the key of `datasets`' cache; to be raised when the readers below read differently."""
 
 
