@@ -177,12 +177,35 @@ def test_decoding_names_tags_and_entities(tmp_path: Path) -> None:
     }
 
 
+def test_decoding_reads_entities_by_the_scheme(tmp_path: Path) -> None:
+    names = ["O", "B-a", "L-a", "U-a"]
+    task = task_of(names, scheme="BILOU")
+    rows = rows_of(task, [["is"] * 5], [None], tmp_path)
+    logits = np.zeros((1, 7, 4))
+    for place, tag in enumerate(["U-a", "U-a", "O", "B-a", "L-a"], 1):
+        logits[0, place, names.index(tag)] = 1
+    [told] = task.decode(logits, {}, None, rows)
+    assert [(one["first"], one["last"]) for one in told["entities"]] == [(0, 0), (1, 1), (3, 4)]
+
+
 def test_names_come_from_the_data_in_a_sensible_order() -> None:
     rows = [["I-b", "O"], None, ["B-b", "B-a"]]
     assert TokenClassification.names_from(rows) == ["O", "B-a", "B-b", "I-b"]
     assert TokenClassification.names_from([["3", "0"], ["-100"]]) == ["0", "1", "2", "3"]
     config = TaskConfig(kind="token-classification")
     assert label_names(config, Path(), rows) == ["O", "B-a", "B-b", "I-b"]
+
+
+def test_what_is_no_tag_gives_no_name() -> None:
+    assert TokenClassification.names_from([["O", "B-a", "-1"], ["-100", "I-a", ""]]) == ["O", "B-a", "I-a"]
+    assert TokenClassification.names_from([["0", "-1"], ["1"]]) == ["0", "1"]
+
+
+def test_rows_of_names_and_rows_of_numbers_are_not_one_set_of_tags() -> None:
+    told = r"row 3 are numbers, such as 0, and those of row 1 names, such as B-a; .* in the order of their numbers\."
+    with pytest.raises(DataError, match=told):
+        TokenClassification.names_from([["O", "B-a"], None, ["0", "1", "-100"]])
+    assert TokenClassification.names_from([["0", "B-a"], ["0"]]) == ["0", "B-a"]  # "0" is a name beside others
 
 
 def test_numbers_are_tags_by_their_place() -> None:
@@ -226,6 +249,12 @@ def test_what_cannot_be_is_told_before_it_trains(tmp_path: Path) -> None:
         load_task(TaskConfig(kind="regression", metrc="mse"))
     with pytest.raises(RecipeError, match=r"\[task\]: 'scheme' = 'IOB' should be 'IOB1', 'IOB2'"):
         task_of(scheme="IOB")
+    with pytest.raises(
+        RecipeError, match=r"'IOB2' reads the tag O and tags that begin with B-, I-, and 'U-x' is neither"
+    ):
+        task_of(["O", "B-x", "U-x"], scheme="IOB2")
+    with pytest.raises(RecipeError, match=r"'BILOU' reads .* begin with B-, I-, L-, U-, and 'X' is neither; name the"):
+        task_of(["O", "B-x", "X"], scheme="BILOU")
     with pytest.raises(DataError, match="max_length = 2 leaves no room for words: 2 tokens of a row are special ones"):
         rows_of(task_of(), [["a"]], [["O"]], tmp_path, max_length=2)
     with pytest.raises(DataError, match=r"reads one list of words a row, so leave data\.text_pair out"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 Tags = npt.NDArray[np.int32]
 """[words] tags of a row by number, or [tokens]."""
 _PREFIXES = ("B-", "I-", "E-", "S-", "L-", "U-", "M-")
+_NO_TAG = ("-1", "-100")
+"""Numbers that say that a word has no tag."""
 _FEW = 14  # so many tags an error lists
 
 
@@ -67,6 +69,8 @@ class TokenClassification(Task):
             )
         self.names: list[str] = list(given)
         super().__init__(config, self.names)
+        if self.options.scheme is not None:
+            _check_scheme(self.options.scheme, self.names)
 
     def checked_metric(self, metric: str) -> str:
         if metric in ("f1", "precision", "recall") and not self._entities:
@@ -149,7 +153,7 @@ class TokenClassification(Task):
             number = by_name.get(tag)
             if number is None and tag.isdecimal() and int(tag) < len(by_name):
                 number = int(tag)
-            if number is None and tag in ("-1", "-100"):
+            if number is None and tag in _NO_TAG:
                 number = IGNORED
             if number is None:
                 listed = ", ".join(self.names[:_FEW]) + (", …" if len(self.names) > _FEW else "")
@@ -309,17 +313,19 @@ class TokenClassification(Task):
         return told
 
     def _entities_of(self, words: Sequence[str], tags: list[str]) -> Iterator[dict[str, Any]]:
-        from seqeval.metrics.sequence_labeling import get_entities
-
-        for kind, first, last in get_entities(tags) if self._entities else ():
-            text = " ".join(words[first : last + 1])
-            yield {"entity": str(kind), "text": text, "first": int(first), "last": int(last)}
+        for kind, first, last in sorted(self._found(tags), key=lambda one: one[1:]) if self._entities else ():
+            yield {"entity": kind, "text": " ".join(words[first : last + 1]), "first": first, "last": last}
 
     @staticmethod
     def names_from(values: Iterable[Any], options: Any = None) -> list[str]:
-        """Every tag that occurs: "O" first, then by the alphabet, kinds together; numbers in their order."""
-        found = {tag for row in values if row is not None for tag in row} - {"-100"}
-        if found and all(tag.isdecimal() or tag == "-1" for tag in found):
+        """Every tag that occurs: "O" first, then by the alphabet, kinds together; numbers in their order.
+
+        Raises: DataError, naming the rows, where the tags of some are all numbers and those of the others all names.
+        """
+        rows = [{*(row or ())} - {*_NO_TAG, ""} for row in values]
+        found = {tag for row in rows for tag in row}
+        _check_one_kind(rows)
+        if found and all(tag.isdecimal() for tag in found):
             return [str(number) for number in range(max(int(tag) for tag in found) + 1)]
         return sorted(found, key=lambda tag: (tag != "O", tag.partition("-")[2], tag))
 
@@ -340,3 +346,29 @@ def _scheme(name: str) -> Any:
     from seqeval import scheme
 
     return getattr(scheme, name)
+
+
+def _check_scheme(name: str, tags: Sequence[str]) -> None:
+    """Raises: RecipeError where seqeval could not read one of the tags by the scheme."""
+    from seqeval.scheme import Prefixes
+
+    allowed = [letter for letter, one in Prefixes.items() if letter != "ANY" and one in _scheme(name).allowed_prefix]
+    wrong = next((tag for tag in tags if tag.partition("-")[0] not in allowed), None)
+    if wrong is not None:
+        prefixes = ", ".join(f"{letter}-" for letter in sorted(allowed) if letter != "O")
+        raise RecipeError(
+            f"task.scheme = '{name}' reads the tag O and tags that begin with {prefixes}, and '{wrong}' is neither; "
+            "name the scheme that the tags follow, or leave it out."
+        )
+
+
+def _check_one_kind(rows: Sequence[Collection[str]]) -> None:
+    # Where names and numbers stand in one row, as texts, a number is a name like the others.
+    numbers = [{tag.isdecimal() for tag in row} for row in rows]
+    if {True} in numbers and {False} in numbers and {True, False} not in numbers:
+        one, other = numbers.index({True}), numbers.index({False})
+        raise DataError(
+            f"The tags of the training data's row {one + 1} are numbers, such as {min(rows[one])}, and those of row "
+            f"{other + 1} names, such as {min(rows[other])}; write names in all rows, or name the tags in task.labels, "
+            "in the order of their numbers."
+        )
