@@ -23,6 +23,7 @@ import potstill.cli
 from potstill.batch import TARGET, Batch
 from potstill.cli.compose import Parts, compose
 from potstill.data.examples import forget_labels
+from potstill.data.source import open_source
 from potstill.errors import DataError, RecipeError, UserError
 from potstill.exporting import export_folder
 from potstill.models import task_of
@@ -99,6 +100,7 @@ def tables_of(*plugins: str, kind: str = "parquet", stage: dict[str, Any] | None
 @pytest.mark.parametrize(
     ("values", "config", "expected"),
     [
+        (["sea, town", ","], {"separator": ", "}, [[1, 0, 1], [0, 0, 0]]),
         ([["sea", "town"], ["wood"], []], {}, [[1, 0, 1], [0, 1, 0], [0, 0, 0]]),
         (["sea|town", "wood", "|", ""], {}, [[1, 0, 1], [0, 1, 0], [0, 0, 0], [NAN] * 3]),
         (["sea; town", ";"], {"separator": ";"}, [[1, 0, 1], [0, 0, 0]]),
@@ -117,10 +119,22 @@ def test_labels_are_lists_or_texts_and_none_is_not_missing(values: Any, config: 
         ([["b", "a"], [], None, ["c"]], ["a", "b", "c"]),
         (["b|a", "|", "", "c"], ["a", "b", "c"]),
         ([[10, 9], [0]], ["0", "9", "10"]),
+        ([["a"], -1], ["a"]),
     ],
 )
 def test_names_are_found_in_the_rows_of_the_data(values: Any, names: list[str]) -> None:
     assert MultiLabel.names_from(values) == names
+
+
+def test_rows_of_json_are_lists_or_texts_each_by_itself(tmp_path: Path) -> None:
+    labels = ['["sea"]', '"sea|town"', '"|"', '""', "NaN", "[]", "2", "[0, 2.0]"]
+    lines = "".join(f'{{"text": "x", "labels": {label}}}\n' for label in labels)
+    (tmp_path / "a.jsonl").write_text(lines)
+    columns = {"text": "text", "label": "labels"}
+    source = open_source("a.jsonl", columns, tmp_path, cache=tmp_path / "cache", shapes=MultiLabel.shapes)
+    expected = [[1, 0, 0], [1, 0, 1], [0] * 3, [NAN] * 3, [NAN] * 3, [0] * 3, [0, 0, 1], [1, 0, 1]]
+    np.testing.assert_array_equal(task().targets(source.labels(), source.path), np.array(expected, np.float32))
+    assert MultiLabel.names_from(source.labels()[:6]) == ["sea", "town"]
 
 
 @pytest.mark.parametrize(
@@ -150,9 +164,20 @@ def test_a_label_that_cannot_be_is_named_with_its_row(value: Any, sentence: str)
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("a.jsonl", '{"text": "x", "labels": {"a": 1}}', r"line 1: the label \{'a': 1\} is no text, number or list"),
-        ("a.jsonl", '{"text": "x", "labels": [["a"]]}', r"row 1: the label .*'a'.* is none of the 3 labels"),
-        ("a.jsonl", '{"text": "x", "labels": ["sea", null]}', r"row 1: None among the row's labels"),
+        (
+            "a.jsonl",
+            '{"text": "x", "labels": {"a": 1}}',
+            r"line 1: 'labels' is \{'a': 1\}, which is no text, number or",
+        ),
+        ("a.jsonl", '{"text": "x", "labels": [["a"]]}', r"line 1: 'labels' holds \['a'\] as label 1, which is neither"),
+        ("a.jsonl", '{"text": "x", "labels": [{"x": 1}]}', r"line 1: 'labels' holds \{'x': 1\} as label 1, which is"),
+        ("a.jsonl", '{"text": "x", "labels": [NaN]}', r"line 1: 'labels' holds nan as label 1, which is neither"),
+        ("a.jsonl", '{"text": "x", "labels": -1}', r"row 1: '-1' among the row's labels names no class"),
+        (
+            "a.jsonl",
+            '{"text": "x", "labels": ["sea", null]}',
+            r"line 1: 'labels' holds None as label 2, which is neither",
+        ),
         ("a.jsonl", '{"text": "x", "label": ["sea"]}', r"has no column 'labels'.*Did you mean 'label'"),
         ("a.csv", "text,labels\nx,sea;town", r"row 1: the label 'sea;town' is none of"),
         ("a.csv", "text,labels\nx,\ny,", r"No row of .* has a label"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -117,6 +118,31 @@ def _tags(row: Cells, name: str) -> list[str] | None:
     return [str(tag) for tag in value]
 
 
+def _labels(row: Cells, name: str) -> dict[str, Any] | None:
+    value = row.get(name)
+    if value is None or value == "" or _is_nan(value):
+        return None
+    if isinstance(value, str):
+        return {"text": value, "names": None}
+    if isinstance(value, dict):
+        if value.keys() == LABELS.feature.keys():  # read before, from a file
+            return value
+        raise ValueError(f"is {value!r:.60}, which is no text, number or list of these")
+    parts = value if isinstance(value, list) else [value]
+    return {"text": None, "names": [_label(part, number) for number, part in enumerate(parts, 1)]}
+
+
+def _label(value: Any, number: int) -> str:
+    if not isinstance(value, str | int | float) or _is_nan(value):
+        raise ValueError(f"holds {value!r:.60} as label {number}, which is neither a name nor a number")
+    # Columns of integers with gaps become floats.
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
 def _answers(row: Cells, name: str) -> dict[str, list[Any]] | None:
     value = row.get(name)
     if value is None:
@@ -170,6 +196,8 @@ WORDS = Shape(List(Value("string")), _words)
 """A list of words, or a text with spaces between them."""
 TAGS = Shape(List(Value("string")), _tags)
 """A list of names or of numbers, which are written as text, or a text with spaces between them; None where missing."""
+LABELS = Shape({"text": Value("string"), "names": List(Value("string"))}, _labels)
+"""Labels, which may be numbers, as "names", or a text that the task takes apart; None where missing (null, "", NaN)."""
 ANSWERS = Shape({"text": List(Value("string")), "answer_start": List(Value("int64"))}, _answers, ("answer_start",))
 """Texts and where each begins in the context, -1 where that is not said: two lists in one column, as the hub has them,
 or beside each other, as text and number, or a list of SQuAD's objects; None where missing."""

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from potstill import details
 from potstill.batch import EXAMPLE, IGNORED
+from potstill.data.shapes import LABELS
 from potstill.errors import DataError
 from potstill.settings import Settings
 from potstill.tasks import Prediction, Task, full_precision, scores
@@ -35,6 +36,8 @@ class MultiLabel(TextClassification):
     name = "multi-label"
     default_metric = "micro_f1"
     metrics: ClassVar[tuple[str, ...]] = ("micro_f1", "macro_f1", "subset_accuracy", "average_precision")
+
+    shapes: ClassVar = {"label": LABELS}
 
     class Options(Settings):
         separator: str = Field(default="|", min_length=1)
@@ -145,9 +148,10 @@ class MultiLabel(TextClassification):
 
     @staticmethod
     def names_from(values: Iterable[Any], options: Any = None) -> list[str]:
-        """Every label that occurs in a row, as text: numbers in their order, else by the alphabet."""
+        """Every label that occurs in a row, as text: numbers in their order, else by the alphabet. -1 is no label."""
         separator = (options or MultiLabel.Options()).separator
-        return TextClassification.names_from(part for value in values for part in _parts(value, separator) or ())
+        parts = (part for value in values for part in _parts(value, separator) or ())
+        return [name for name in TextClassification.names_from(parts) if name != "-1"]
 
 
 def _subset(right: npt.NDArray[np.bool_]) -> dict[str, float]:
@@ -156,12 +160,18 @@ def _subset(right: npt.NDArray[np.bool_]) -> dict[str, float]:
 
 
 def _parts(value: Any, separator: str) -> list[Any] | None:
-    """The labels of a row; None where its label is missing. An array is a list, and one number is a list of one."""
+    """The labels of a row; None where its label is missing. An array is a list, and one number is a list of one.
+
+    Args:
+        value: as a caller has it, or as `LABELS` reads it.
+    """
+    if isinstance(value, dict) and value.keys() == {"text", "names"}:
+        value = value["text"] if value["names"] is None else value["names"]
     if value is None or (isinstance(value, float | np.floating) and math.isnan(value)):
         return None
     if isinstance(value, str):
         text = value.strip()
-        if text in ("", separator):
+        if text in ("", separator.strip()):
             return [] if text else None
         return [part.strip() for part in text.split(separator)]
     return list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
