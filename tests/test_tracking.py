@@ -251,3 +251,18 @@ def test_a_sweep_tracks_each_run_in_its_own_folder(data: Path, tmp_path: Path, l
     assert potstill.cli.main([*words, "--seeds", "1,2", "--track", "tensorboard"]) == 0
     for seed in (1, 2):
         assert_same_curves(tmp_path / f"s/seed={seed}", "plain")
+
+
+def test_a_stage_that_is_taken_from_another_run_is_tracked_at_once(data: Path, tmp_path: Path) -> None:
+    tables = recipe("hinton")
+    tracked(data, tmp_path / "first", tables)
+    tables["stage"][1]["seed"] = 2
+    notes: list[str] = []
+
+    class Listens(Progress):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    tracked(data, tmp_path / "second", tables, reuse=[tmp_path / "first"], progress=Listens())
+    assert any(note.startswith("teacher: taken from") for note in notes)
+    assert_same_curves(tmp_path / "second", "teacher", "distil")

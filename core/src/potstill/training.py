@@ -76,6 +76,7 @@ def run_stage(
                 _copy(twin, folder)
                 context.progress.note(f"{plan.name}: taken from {twin}, where the same stage is finished.")
             context.ranks.wait()
+            _track(context, plan, folder)
         else:
             _train(context, plan, folder, key)
     else:
@@ -88,7 +89,7 @@ def run_stage(
 
 
 def _track(context: Context, plan: StagePlan, folder: Path) -> None:
-    """Sends trackers that are new what they missed of a finished stage."""
+    """Sends trackers what they missed of a finished stage, since they are new or it was finished elsewhere."""
     curves = context.tracking.curves(plan.name, folder / "metrics.jsonl")
     curves.catch_up()
     curves.close()
