@@ -55,6 +55,23 @@ def test_runs_that_differ_by_seed_have_mean_and_interval_and_others_stand_alone(
     assert Comparison(runs[2:]).seeds == {}
 
 
+def test_runs_of_other_data_and_repetitions_of_a_seed_are_no_further_seeds(runs: list[Path], tmp_path: Path) -> None:
+    def read(run: Path, data: str) -> None:
+        path = run / "environment.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "data": data}))
+
+    for run in runs:
+        read(run, "here")
+    again = make_run(tmp_path / "again", seed=1, better=0.05)
+    read(again, "here")
+    assert list(Comparison([*runs, again]).seeds) == ["seed=1, seed=2, seed=3"]
+    assert Comparison([runs[0], again]).seeds == {}
+    read(runs[1], "elsewhere")
+    assert list(Comparison(runs).seeds) == ["seed=1, seed=3"]
+    read(again, "elsewhere")
+    assert list(Comparison([*runs, again]).seeds) == ["seed=1, seed=3", "seed=2, again"]
+
+
 def test_a_model_that_all_seeds_share_is_one(runs: list[Path]) -> None:
     for run in runs[:3]:
         path = run / "stages/01-teacher/result.json"

@@ -61,7 +61,8 @@ class Comparison:
     @cached_property
     def seeds(self) -> dict[str, dict[str, dict[str, Spread]]]:
         """The spreads of every group of two or more runs that differ by their seeds alone, by the group's name."""
-        groups = [group for group in by_seed(self.recipes) if len(group) > 1]
+        data = {name: run.environment.get("data") for name, run in self.runs.items()}
+        groups = [group for group in by_seed(self.recipes, data) if len(group) > 1]
         return {_together(group): spreads({name: self.runs[name] for name in group}) for group in groups}
 
     @property

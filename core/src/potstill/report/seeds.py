@@ -51,12 +51,19 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(len(values), middle, deviation, middle - half, middle + half)
 
 
-def by_seed(recipes: Mapping[str, Recipe]) -> list[list[str]]:
-    """The names of runs in groups whose recipes differ by name and seeds alone, in the order they come."""
-    groups: dict[str, list[str]] = {}
+def by_seed(recipes: Mapping[str, Recipe], data: Mapping[str, Any]) -> list[list[str]]:
+    """The names of runs in groups whose recipes differ by name and seeds alone, in the order they come.
+
+    Args:
+        data: by the run's name, what tells its rows from other rows; runs of one group read the same.
+
+    Returns: of runs with the same seeds the first, since a repetition is no other seed.
+    """
+    groups: dict[str, dict[tuple[int, ...], str]] = {}
     for name, recipe in recipes.items():
-        groups.setdefault(_without_seeds(recipe), []).append(name)
-    return list(groups.values())
+        alike = f"{_without_seeds(recipe)} {data.get(name)}"
+        groups.setdefault(alike, {}).setdefault(_seeds(recipe), name)
+    return [list(group.values()) for group in groups.values()]
 
 
 def spreads(runs: Mapping[str, RecordedRun]) -> dict[str, dict[str, Spread]]:
@@ -93,6 +100,11 @@ def seed_rows(
             rows.append({"runs": group, "model": model, "seeds": count})
             rows[-1] |= {name: metrics[name].shown(name) for name in wanted}
     return rows
+
+
+def _seeds(recipe: Recipe) -> tuple[int, ...]:
+    """The seed of each stage."""
+    return tuple(recipe.seed if plan.seed is None else plan.seed for plan in recipe.stages)
 
 
 def _without_seeds(recipe: Recipe) -> str:
