@@ -137,10 +137,21 @@ def test_runs_of_two_tasks_are_not_compared(runs: list[Path], capsys: pytest.Cap
 def test_what_cannot_be_compared_is_one_sentence(
     runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    bare = make_run(tmp_path / "bare")
+    (bare / "recipe.toml").unlink()
     for words, sentence in (
         ([runs[0]], "name two run folders or more."),
         ([runs[0], tmp_path / "absent"], f"There is no run folder '{tmp_path / 'absent'}'."),
         ([runs[0], runs[0]], f"'{runs[0]}' is named twice; name each run folder once."),
+        (
+            [runs[0], runs[0].parent / "cold" / ".." / "seed=1"],
+            f"'{runs[0].parent}/cold/../seed=1' is named twice, before as '{runs[0]}'; name each run folder once.",
+        ),
+        (
+            [runs[0], bare],
+            f"The recipe.toml of the run '{bare}' is missing; put it back or leave that run out.",
+        ),
+        ([*runs, "--html", ""], "--html: '.' names no file; give one such as runs.html."),
         ([*runs, "--html", tmp_path / "no" / "page.html"], f"--html: there is no folder '{tmp_path / 'no'}'."),
         ([*runs, "--html", tmp_path], f"{tmp_path} cannot be written: a folder has its name; "),
     ):

@@ -279,6 +279,8 @@ def test_the_report_command_prints_path_markdown_or_json(run: Path, capsys):
     assert capsys.readouterr().out.startswith("| model | accuracy |")
     assert potstill.cli.main(["report", str(run), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["accuracy"] == 0.9312
+    assert potstill.cli.main(["report", str(run), "--json", "--markdown"]) == 2
+    assert capsys.readouterr() == ("", "--json and --markdown are two forms of one table; give one of them.\n")
 
 
 def test_compare_shows_what_differs_and_both_runs_metrics(run: Path, tmp_path: Path, capsys):

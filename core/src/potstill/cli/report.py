@@ -8,6 +8,7 @@ import click
 
 from potstill.cli.options import json_option
 from potstill.cli.output import say_json
+from potstill.errors import UserError
 
 
 @click.command
@@ -23,6 +24,8 @@ def report(folder: Path, as_markdown: bool, as_json: bool) -> None:
     """
     from potstill.report.table import markdown, model_rows
 
+    if as_json and as_markdown:
+        raise UserError("--json and --markdown are two forms of one table; give one of them.")
     if as_json:
         say_json(model_rows(folder))
     elif as_markdown:

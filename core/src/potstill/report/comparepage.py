@@ -25,8 +25,10 @@ _OVERLAID = 4
 def write_comparison(found: Comparison, target: Path) -> Path:
     """Writes the page and returns its path.
 
-    Raises: UserError where there is no such folder; DiskError where the file must not be written.
+    Raises: UserError where it names no file or there is no such folder; DiskError where it must not be written.
     """
+    if not target.name:
+        raise UserError(f"--html: '{target}' names no file; give one such as runs.html.")
     if not target.absolute().parent.is_dir():
         raise UserError(f"--html: there is no folder '{target.parent}'.")
     write_text(target, page(found))

@@ -19,7 +19,8 @@ from potstill.report.table import rows_of
 class Comparison:
     """Run folders under names of their own.
 
-    Raises: UserError where there are fewer than two, a folder holds no run, or their tasks differ.
+    Raises: UserError where there are fewer than two, a folder holds no run, lacks its recipe or is named twice, or
+        their tasks differ.
     """
 
     folders: Sequence[Path]
@@ -28,14 +29,21 @@ class Comparison:
         if len(self.folders) < 2:
             raise UserError(f"There is only '{self.folders[0]}': name two run folders or more.")
         opened = [RecordedRun(folder) for folder in self.folders]
-        twice = next((folder for folder in self.folders if list(self.folders).count(folder) > 1), None)
-        if twice is not None:
-            raise UserError(f"'{twice}' is named twice; name each run folder once.")
+        self._check_places()
         short = [folder.resolve().name for folder in self.folders]
         names = short if len(set(short)) == len(short) else [str(folder) for folder in self.folders]
         self.runs = dict(zip(names, opened, strict=True))
         self.recipes = {name: _recipe(run) for name, run in self.runs.items()}
         self._check_tasks()
+
+    def _check_places(self) -> None:
+        places: dict[Path, Path] = {}
+        for folder in self.folders:
+            place = folder.resolve()
+            if place in places:
+                before = "" if places[place] == folder else f", before as '{places[place]}'"
+                raise UserError(f"'{folder}' is named twice{before}; name each run folder once.")
+            places[place] = folder
 
     def _check_tasks(self) -> None:
         kinds = {name: recipe.task.kind for name, recipe in self.recipes.items()}
@@ -85,7 +93,7 @@ class Comparison:
 
 def _recipe(run: RecordedRun) -> Recipe:
     if not (run.path / "recipe.toml").is_file():
-        raise UserError(f"The folder '{run.path}' holds no run.")
+        raise UserError(f"The recipe.toml of the run '{run.path}' is missing; put it back or leave that run out.")
     return load(run.path / "recipe.toml")
 
 
