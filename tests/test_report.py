@@ -15,7 +15,7 @@ from rich.console import Console
 import potstill.cli
 from potstill.errors import UserError
 from potstill.report.curves import loss_curves, metric_curves
-from potstill.report.elements import duration, tree
+from potstill.report.elements import duration, table, tree
 from potstill.report.folder import RecordedRun
 from potstill.report.html import write_report
 from potstill.report.quality import picture, points
@@ -111,6 +111,16 @@ def test_markdown_is_a_table_with_numbers_to_the_right(run: Path):
         "| distil.onnx | 0.9041 | 5.0× |",
         "| distil.int8.onnx | 0.9022 | 10.0× |",
     ]
+
+
+def test_columns_that_are_names_stand_as_they_are():
+    rows = [{"macro_f1": "a", "my_model_v2": 1.5, "[old]": 2.5}]
+    columns, names = ["macro_f1", "my_model_v2", "[old]"], ["my_model_v2", "[old]"]
+    assert markdown(rows, columns, names=names).startswith("| macro-F1 | my_model_v2 | [old] |\n")
+    assert "<th class='number'>my_model_v2</th>" in table(rows, columns, names)
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    print_table(rows, console, columns=columns, names=names)
+    assert console.export_text().split()[:3] == ["macro-F1", "my_model_v2", "[old]"]
 
 
 def test_curves_hold_the_logged_numbers(run: Path):

@@ -53,6 +53,12 @@ def test_a_confusion_matrix_holds_recall_and_the_share_of_each_mistake() -> None
     assert (wrong.zmax, right.zmax) == (0.2, 1.0)
 
 
+def test_a_column_of_a_models_scores_has_the_models_name_as_it_is() -> None:
+    tables = {name: {"validation": DETAILS} for name in ("teacher", "my_student_v2")}
+    assert "<th class='number'>F1 my_student_v2</th>" in errors(tables, "validation")
+    assert "<th class='number'>F1</th>" in errors({"my_student_v2": {"validation": DETAILS}}, "validation")
+
+
 def test_of_300_classes_the_most_confused_are_shown_and_all_are_listed() -> None:
     tables = classes_of(300)
     shown, every, figure = confusion(tables["classes"], tables["mistakes"])

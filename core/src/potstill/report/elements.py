@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -69,11 +69,15 @@ def figure(figure: Figure, name: str) -> str:
     return f"<div class='figure'>{html}</div>\n"
 
 
-def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Rows as an HTML table; numbers stand to the right."""
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], names: Collection[str] = ()) -> str:
+    """Rows as an HTML table; numbers stand to the right.
+
+    Args:
+        names: as `heading` takes them.
+    """
     numbers = {column for column in columns if any(is_number(row.get(column)) for row in rows)}
     kinds = {column: " class='number'" if column in numbers else "" for column in columns}
-    heads = "".join(f"<th{kinds[column]}>{escape(heading(column))}</th>" for column in columns)
+    heads = "".join(f"<th{kinds[column]}>{escape(heading(column, names))}</th>" for column in columns)
     lines = "".join(
         f"<tr>{''.join(f'<td{kinds[name]}>{escape(cell(name, row.get(name)))}</td>' for name in columns)}</tr>\n"
         for row in rows

@@ -55,9 +55,10 @@ def _classes(models: Models, name: str, split: str) -> str:
 
     main, rows = class_rows(models)
     columns = columns_in_order(rows)
-    listed = table(rows[:_LISTED], columns)
+    named = [column for column in columns if column.startswith("F1 ")]
+    listed = table(rows[:_LISTED], columns, named)
     if len(rows) > _LISTED:
-        listed += folded(f"All {len(rows)} classes", table(rows, columns))
+        listed += folded(f"All {len(rows)} classes", table(rows, columns, named))
     told = f"Precision, recall and support are of “{main}”, whose worst classes stand first."
     return f"<h3>By class</h3>\n{note(told)}{listed}{figure(class_scores(rows, list(models)), f'classes-{split}')}"
 

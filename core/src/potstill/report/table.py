@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,8 +95,14 @@ def headline(metric: str | None = None) -> tuple[str, ...]:
     return (*_HEADLINE, metric) if metric else _HEADLINE
 
 
-def heading(column: str) -> str:
-    """A column's title: "macro_f1" → "macro-F1", "test_accuracy" → "test accuracy"."""
+def heading(column: str, names: Collection[str] = ()) -> str:
+    """A column's title: "macro_f1" → "macro-F1", "test_accuracy" → "test accuracy".
+
+    Args:
+        names: columns that hold somebody's own name, of a model or a run, and so stand as they are.
+    """
+    if column in names:
+        return column
     if column.startswith("test_"):
         return f"test {heading(column.removeprefix('test_'))}"
     return _HEADINGS.get(column, column.replace("_", " "))
@@ -142,8 +148,13 @@ def print_table(
     *,
     columns: Sequence[str] | None = None,
     title: str | None = None,
+    names: Collection[str] = (),
 ) -> None:
-    """Prints rows under the columns (default: all that are filled); text to the left, numbers to the right."""
+    """Prints rows under the columns (default: all that are filled); text to the left, numbers to the right.
+
+    Args:
+        names: as `heading` takes them.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -154,7 +165,7 @@ def print_table(
     for column in columns:
         numbers = any(is_number(row.get(column)) for row in rows)
         table.add_column(
-            heading(column),
+            Text(heading(column, names)),
             justify="right" if numbers else "left",
             no_wrap=numbers,
             overflow="ellipsis" if numbers else "fold",
@@ -164,12 +175,12 @@ def print_table(
     console.print(table)
 
 
-def markdown(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
+def markdown(rows: Sequence[Row], columns: Sequence[str] | None = None, *, names: Collection[str] = ()) -> str:
     """The same table in Markdown."""
     columns = columns if columns is not None else columns_of(rows)
     numbers = [any(is_number(row.get(column)) for row in rows) for column in columns]
     lines = [
-        _markdown_line([heading(column) for column in columns]),
+        _markdown_line([heading(column, names) for column in columns]),
         _markdown_line(["---:" if number else "---" for number in numbers]),
         *(_markdown_line([cell(column, row.get(column)) for column in columns]) for row in rows),
     ]
