@@ -17,6 +17,7 @@ from potstill.models import (
     from_config,
     from_recipe,
     load_model,
+    load_trained,
     read_card,
     student_from_layers,
     task_of,
@@ -209,6 +210,58 @@ def test_the_task_of_a_folder_comes_from_its_card_or_its_config(vocabulary: Path
     (folder / "potstill.json").write_text(json.dumps(card))
     assert task_of(folder).names == ["x", "y", "z"]
     assert read_card(folder)["max_length"] == 9
+
+
+def headed(vocabulary: Path, kind: str, labels: tuple[str, ...] = ("sea", "town", "wood"), card: bool = True) -> Path:
+    """A folder with a model of that kind of task."""
+    words, folder = load_tokenizer(str(vocabulary), None), vocabulary.parent / "headed"
+    save(from_config(SMALL, words, load_task(TaskConfig(kind=kind, metric="loss"), list(labels))), folder)
+    if card:
+        (folder / "potstill.json").write_text(json.dumps({"task": {"kind": kind, "labels": labels}}))
+    return folder
+
+
+@pytest.mark.parametrize("card", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "wanted"),
+    [
+        ("text-classification", "multi-label"),
+        ("multi-label", "text-classification"),
+        ("multi-label", "token-classification"),
+        ("text-classification", "token-classification"),
+        ("token-classification", "multi-label"),
+        ("text-classification", "regression"),
+        ("regression", "multi-label"),
+    ],
+)
+def test_a_head_of_another_kind_of_task_is_not_taken_for_the_tasks(
+    kind: str, wanted: str, card: bool, vocabulary: Path
+) -> None:
+    """It has the same name and, here or with other labels, the same shape."""
+    folder = headed(vocabulary, kind, card=card)
+    names = ["sea", "town", "wood"]
+    told = f"The model in {folder} was made for the task '{kind}', and this one is '{wanted}'; name a model that was"
+    for labels in (names, [*names, "sky"]):
+        with pytest.raises(ModelError) as error:
+            load_model(folder, load_task(TaskConfig(kind=wanted, metric="loss"), labels))
+        assert sentence(error).startswith(told)
+
+
+def test_an_encoder_of_another_kind_of_task_begins_with_a_head_of_its_own(vocabulary: Path) -> None:
+    folder = headed(vocabulary, "multi-label")
+    loaded = load_model(folder, load_task(TaskConfig(kind="question-answering")))
+    assert loaded.fresh == ("qa_outputs.bias", "qa_outputs.weight")
+    with pytest.raises(ModelError, match="was made for the task 'multi-label', and this one is 'question-answering'"):
+        load_trained(folder, load_task(TaskConfig(kind="question-answering")))
+
+
+def test_a_classifier_that_does_not_say_how_its_labels_were_learnt_is_taken_for_either(vocabulary: Path) -> None:
+    folder = headed(vocabulary, "text-classification", card=False)
+    config = json.loads((folder / "config.json").read_text())
+    del config["problem_type"]
+    (folder / "config.json").write_text(json.dumps(config))
+    for kind in ("text-classification", "multi-label"):
+        assert not load_model(folder, load_task(TaskConfig(kind=kind), ["sea", "town", "wood"])).fresh
 
 
 def test_labels_of_a_folder_are_ordered_by_number_not_by_text(vocabulary: Path) -> None:

@@ -151,7 +151,8 @@ def load_model(
         task: the one the folder was saved with where it is left out.
 
     Raises:
-        ModelError: nothing there, a pickle checkpoint, remote code, or a head that does not fit.
+        ModelError: nothing there, a pickle checkpoint, remote code, a head that does not fit, or one of another kind of
+            task that would be taken as it is, since it has the same name and shape.
     """
     folder = Path(place)
     if folder.is_dir():
@@ -173,10 +174,29 @@ def load_model(
             dtype=torch.float32,
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, StrictDataclassError) as error:
+        if "mismatched_sizes" in str(error):
+            _check_kind(folder, task)
         raise ModelError(why_not(str(place), error)) from error
+    body = f"{module.base_model_prefix}."
+    if "num_labels" in head and all(name.startswith(body) for name in info["missing_keys"]):
+        _check_kind(folder, task)  # the head is the file's, and none would say that it was made for something else
     words = load_tokenizer(tokenizer, root) if tokenizer else load_tokenizer(str(place), None, trust=trust)
     _check_vocabulary(getattr(module.config, "vocab_size", len(words)), words)
     return Model(module, words, fresh=tuple(sorted(info["missing_keys"])))
+
+
+def load_trained(place: str | Path, task: Task) -> Model:
+    """`load_model` of one that is taken as trained for the task.
+
+    Raises: ModelError where a part of it has no value, too.
+    """
+    model = load_model(place, task)
+    if model.fresh:
+        _check_kind(Path(place), task)
+        raise ModelError(
+            f"The model in {place} is not trained for this: no checkpoint gave its {model.fresh[-1]} a value."
+        )
+    return model
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -186,36 +206,77 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 def task_of(folder: Path) -> Task:
     """The task of a saved model: from its card, else by the class in its config.json, else what transformers takes the
-    labels there for: regression where there is one, and classification."""
+    labels there for."""
     card = read_card(folder).get("task", {})
     config = validated(TaskConfig, card, lambda _: f"{folder / CARD}, 'task': ")
-    architecture = (read_config(folder).get("architectures") or [""])[0]
-    kind = None if card else task_with_head(architecture)
-    if kind is not None:
-        labels = list(_labels(read_config(folder)).values()) if task_class(kind).named else None
-        config = config.model_copy(update={"kind": kind, "labels": labels})
-    elif task_class(config.kind).label_column and config.labels is None and (folder / "config.json").is_file():
-        labels = list(_labels(read_config(folder)).values())
-        single = len(labels) == 1 and not card
-        several = read_config(folder).get("problem_type") == "multi_label_classification" and not card
-        kind = "multi-label" if several else config.kind
-        config = config.model_copy(update={"kind": "regression"} if single else {"kind": kind, "labels": labels})
+    if not card:
+        kind = _kind_of(folder) or _by_labels(read_config(folder))
+        config = config.model_copy(update={"kind": kind})
+    if task_class(config.kind).named and config.labels is None and (folder / "config.json").is_file():
+        config = config.model_copy(update={"labels": list(_labels(read_config(folder)).values())})
     return load_task(config, config.labels if isinstance(config.labels, list) else None)
+
+
+def _kind_of(folder: Path) -> str | None:
+    """The kind of task that a folder's model was made for: by its card, else by the class in its config.json; None
+    where neither tells."""
+    card = read_card(folder).get("task", {})
+    if isinstance(card, dict) and "kind" in card:
+        return str(card["kind"])
+    config = read_config(folder)
+    kind = task_with_head(_architecture(config))
+    if kind is None and _architecture(config).endswith("ForSequenceClassification"):
+        return _by_labels(config)
+    return kind
+
+
+def _by_labels(config: dict[str, Any]) -> str:
+    """What transformers takes the labels of a row for: regression where there is one, else classification."""
+    several = config.get("problem_type") == "multi_label_classification"
+    return "multi-label" if several else "regression" if len(_labels(config)) == 1 else "text-classification"
+
+
+def _check_kind(folder: Path, task: Task) -> None:
+    """Raises: ModelError where a folder's model has the head of another kind of task, going by its config.json."""
+    kind = _kind_of(folder)
+    if kind not in (None, task.name) and not _same_head(read_config(folder), task):
+        raise ModelError(
+            f"The model in {folder} was made for the task '{kind}', and this one is '{task.name}'; name a model that "
+            "was made for it, or one without a head."
+        )
+
+
+def _same_head(config: dict[str, Any], task: Task) -> bool:
+    """Whether a config is that of a model whose head decides what the task's does, as far as it tells."""
+    wanted = task.head().get("problem_type")
+    # One label is a value to transformers; what several are is open where no training wrote it down.
+    found = config.get("problem_type") or ("regression" if len(_labels(config)) == 1 else None)
+    return _same_class(config, task) and (wanted in (None, found) or (found is None and wanted != "regression"))
+
+
+def _same_class(config: dict[str, Any], task: Task) -> bool:
+    """Whether a config is that of a model class with the head that the task has."""
+    return _architecture(config).endswith((task.auto_class.removeprefix("AutoModel"), *task.architectures))
+
+
+def _architecture(config: dict[str, Any]) -> str:
+    return str((config.get("architectures") or [""])[0])
 
 
 def _head(folder: Path, task: Task) -> dict[str, Any]:
     """The head's settings, after a check that a folder's own labels are the task's."""
     head = task.head()
     config = read_config(folder)
-    kind = task.auto_class.removeprefix("AutoModel")
-    trained = (config.get("architectures") or [""])[0].endswith(kind)
+    if not _same_class(config, task):
+        return head
+    _check_kind(folder, task)
     names, wanted = list(_labels(config).values()), list(head.get("id2label", {}).values())
-    if trained and len(names) != head.get("num_labels", len(names)):
+    if len(names) != head.get("num_labels", len(names)):
         raise ModelError(
             f"The model in {folder} tells {len(names)} labels apart ({_listed(names)}), and the task has "
             f"{head['num_labels']} ({_listed(wanted)})."
         )
-    if trained and names != wanted and sorted(names) == sorted(wanted):
+    if names != wanted and sorted(names) == sorted(wanted):
         raise ModelError(
             f"The model in {folder} numbers its labels {', '.join(names)}, and the task {', '.join(wanted)}; "
             "write task.labels in the model's order."
