@@ -23,7 +23,7 @@ from potstill.data.source import Source, open_source
 from potstill.data.table import TokenTable, record
 from potstill.errors import DataError, ModelError, UserError
 from potstill.evaluate import evaluate
-from potstill.models import CARD, Model, check_length, load_model, longest_row, read_card, task_of
+from potstill.models import CARD, Model, check_length, load_trained, longest_row, read_card, task_of
 from potstill.onnxmodel import SUFFIX, OnnxModel
 from potstill.progress import Progress
 from potstill.ranks import Ranks
@@ -76,7 +76,8 @@ class Saved:
 
 
 def open_saved(path: Path, max_length: int | None = None) -> Saved:
-    """A model folder and its card; folders that potstill did not write get text, label and at most 128 tokens.
+    """A model folder and its card; folders that potstill did not write get the task's usual columns and at most 128
+    tokens.
 
     Args:
         path: the folder, or an .onnx file that an export wrote.
@@ -86,15 +87,11 @@ def open_saved(path: Path, max_length: int | None = None) -> Saved:
     exported = path.suffix == SUFFIX
     folder = path.parent if exported else path
     card = read_card(folder)
+    if exported:
+        _check_beside(path, card)
     task = task_of(folder)
-    columns = {
-        role: card.get(role, default) for role, default in (("text", "text"), ("text_pair", None), ("label", "label"))
-    }
-    model = _exported(path, card) if exported else load_model(folder, task)
-    if model.fresh:
-        raise ModelError(
-            f"The model in {folder} is not trained for this: no checkpoint gave its {model.fresh[-1]} a value."
-        )
+    columns = {role: card.get(role, task.columns.get(role)) for role in ("text", "text_pair", "label")}
+    model = _exported(path, task) if exported else load_trained(folder, task)
     length = max_length or card.get("max_length") or min(_LENGTH, longest_row(model.module) or _LENGTH)
     check_length(model.module, length, "model")
     if exported and length > card["max_length"]:
@@ -102,13 +99,17 @@ def open_saved(path: Path, max_length: int | None = None) -> Saved:
     return Saved(model, task, length, columns)
 
 
-def _exported(path: Path, card: Mapping[str, Any]) -> Model:
+def _check_beside(path: Path, card: Mapping[str, Any]) -> None:
     if not {"task", "max_length"} <= card.keys():
         raise ModelError(
             f"Beside {path} there is no {CARD} that says what it was made for; name the file in the folder that "
             "`potstill export` wrote."
         )
-    return Model(OnnxModel(path), load_tokenizer(str(path.parent), None))
+
+
+def _exported(path: Path, task: Task) -> Model:
+    tokenizer = load_tokenizer(str(path.parent), None)
+    return Model(OnnxModel(path, task, tokenizer), tokenizer)
 
 
 def evaluate_folder(

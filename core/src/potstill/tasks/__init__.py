@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from potstill.batch import Batch
     from potstill.collate import Masked
+    from potstill.data.columns import Columns
     from potstill.data.examples import Examples
     from potstill.data.source import Source
     from potstill.data.table import Tokens
@@ -96,6 +97,8 @@ class Task(ABC):
     """Whether the head's numbers are classes with names."""
     architectures: ClassVar[tuple[str, ...]] = ()
     """How the names of model classes with this task's head end, by which a model without a card is recognised."""
+    columns: ClassVar[Columns] = {"text": "text", "label": "label"}
+    """The names that the data's columns usually have, by role, for a model that does not say those of its own."""
     shapes: ClassVar[Shapes] = PLAIN
     """How the columns are read that are neither text nor one label, by role ("text", "text_pair", "label")."""
     marks: ClassVar[tuple[str, ...]] = ()
@@ -105,6 +108,8 @@ class Task(ABC):
     """
     units: ClassVar[tuple[Unit, ...]] = ()
     """What its predictions are means of beside the units that every stage knows."""
+    axes: ClassVar[tuple[str, ...]] = ("batch", "classes")
+    """What the axes of the logits are, [batch, classes] or [batch, seq, classes]."""
     choice_axis: ClassVar[int] = -1
     """The axis of the logits over which a model chooses: classes, or the tokens of a row."""
 

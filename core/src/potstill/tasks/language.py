@@ -33,6 +33,7 @@ class LanguageModel(Task):
     """What both kinds share: logits [batch, seq, vocabulary], and labels [batch, seq] made of the text."""
 
     label_column = False
+    axes: ClassVar[tuple[str, ...]] = ("batch", "seq", "vocabulary")
     default_metric = "perplexity"
     metrics: ClassVar[tuple[str, ...]] = ("perplexity", "accuracy")
 

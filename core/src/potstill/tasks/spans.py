@@ -45,8 +45,10 @@ class QuestionAnswering(Task):
         "answerable_exact_match",
         "unanswerable_accuracy",
     )
+    columns: ClassVar = {"text": "question", "text_pair": "context", "label": "answers"}
     shapes: ClassVar = {"label": ANSWERS}
     marks: ClassVar[tuple[str, ...]] = ("start", "end")
+    axes: ClassVar[tuple[str, ...]] = ("batch", "seq", "ends")
     choice_axis = 1
 
     class Options(Settings):
@@ -118,7 +120,9 @@ class QuestionAnswering(Task):
         if not told and not self.options.unanswerable:
             raise DataError(
                 f"{where}: the question has no answer; where that is meant, as in SQuAD 2.0, set "
-                "task.unanswerable = true, else correct the row."
+                "task.unanswerable = true (for a saved model, write "
+                f'{{"task": {{"kind": "{self.name}", "unanswerable": true}}}} into its potstill.json), else correct '
+                "the row."
             )
         if not told:
             return (NOWHERE, NOWHERE), False

@@ -45,10 +45,12 @@ class TokenClassification(Task):
     named = True
     default_metric = "f1"
     metrics: ClassVar[tuple[str, ...]] = ("f1", "precision", "recall", "accuracy")
+    columns: ClassVar = {"text": "words", "label": "tags"}
     shapes: ClassVar = {"text": WORDS, "label": TAGS}
     marks: ClassVar[tuple[str, ...]] = ("word",)
     """At the first token of each word the word's number; with `label_all` at all of its tokens."""
     units: ClassVar = (PREDICTED,)
+    axes: ClassVar[tuple[str, ...]] = ("batch", "seq", "tags")
 
     class Options(Settings):
         """Keys of `[task]` in this task."""
