@@ -17,7 +17,7 @@ from potstill.files import write_json
 from potstill.outcomes import NAME, keep_outcomes
 from potstill.progress import Progress
 from potstill.suite.statistics import verdict
-from potstill.suite.tables import by_seed, score_rows, verdict_rows
+from potstill.suite.tables import by_seed, score_rows, score_table, verdict_rows
 from potstill.suite.verdict import compare
 from tests.test_suite import place as place  # a fixture
 
@@ -142,6 +142,7 @@ def test_a_model_may_be_called_as_a_column_is_and_settings_say_whose_they_are() 
     row, _ = score_rows([{"name": "metric", "tasks": {"a": runs[0.1]}}, {"name": "b", "tasks": {"a": runs[0.2]}}])
     assert (row["metric"], row["model metric"], row["b"]) == ("accuracy", "10.00", "20.00")
     assert row["best setting"] == "model metric: rate 0.1; b: rate 0.2"
+    assert score_table([{"name": "my_own", "tasks": {"a": runs[0.1]}}]).startswith("| task | metric | my_own |")
 
 
 def test_tasks_with_as_many_rows_are_not_drawn_alike(tmp_path: Path) -> None:

@@ -129,13 +129,13 @@ def model_names(places: Sequence[str]) -> list[str]:
 
 def _show(found: dict[str, Any], place: Path, as_json: bool) -> None:
     from potstill.report.table import print_table
-    from potstill.suite.tables import score_rows, table_columns
+    from potstill.suite.tables import model_column, score_rows, table_columns
 
     if as_json:
         say_json(found)
         return
     rows = score_rows([found])
-    print_table(rows, columns=table_columns(rows))
+    print_table(rows, columns=table_columns(rows), names=[model_column(found)])
     click.echo(f"folder  {place / found['name']}")
 
 
@@ -143,19 +143,19 @@ def _judge(found: Sequence[dict[str, Any]], place: Path, progress: Progress, as_
     """Two encoders side by side, and which is better; kept beside their folders too."""
     from potstill.files import write_json, write_text
     from potstill.report.table import markdown, print_table
-    from potstill.suite.tables import table_columns, verdict_rows
+    from potstill.suite.tables import model_column, table_columns, verdict_rows
     from potstill.suite.verdict import compare
 
     first, second = found
     comparison = compare(first, second, place / first["name"], place / second["name"], progress)
     rows = verdict_rows(found, comparison)
-    columns = table_columns(rows)
+    columns, names = table_columns(rows), [model_column(suite) for suite in found]
     path = place / f"{first['name']}-against-{second['name']}"
     write_json(path.with_name(f"{path.name}.json"), {"suites": found, **comparison})
-    write_text(path.with_name(f"{path.name}.md"), f"{markdown(rows, columns)}\n{comparison['method']}\n")
+    write_text(path.with_name(f"{path.name}.md"), f"{markdown(rows, columns, names=names)}\n{comparison['method']}\n")
     if as_json:
         say_json({"suites": found, **comparison})
         return
-    print_table(rows, columns=columns)
+    print_table(rows, columns=columns, names=names)
     click.echo(comparison["method"])
     click.echo(f"folder  {place}")

@@ -26,18 +26,18 @@ def score_rows(suites: Sequence[Found]) -> list[dict[str, Any]]:
     absent is in no average, and has a row that says so.
     """
     rows = [_row(suites, name) for name in dict.fromkeys(name for suite in suites for name in suite["tasks"])]
-    averages = {_column(suite): points(list(by_seed(suite).values())) for suite in suites}
+    averages = {model_column(suite): points(list(by_seed(suite).values())) for suite in suites}
     return [*rows, {"task": AVERAGE, "metric": "", **averages}]
 
 
 def score_table(suites: Sequence[Found]) -> str:
     """`score_rows` in Markdown."""
     rows = score_rows(suites)
-    return markdown(rows, table_columns(rows))
+    return markdown(rows, table_columns(rows), names=list(map(model_column, suites)))
 
 
 def _row(suites: Sequence[Found], name: str) -> dict[str, Any]:
-    done = {_column(suite): suite["tasks"].get(name, {}) for suite in suites}
+    done = {model_column(suite): suite["tasks"].get(name, {}) for suite in suites}
     ran = {column: task for column, task in done.items() if "runs" in task}
     if not ran:
         return {"task": name, "metric": "", **dict.fromkeys(done, "left out")}
@@ -52,7 +52,7 @@ def _row(suites: Sequence[Found], name: str) -> dict[str, Any]:
     return row | ({_SETTING: "; ".join(dict.fromkeys(chosen.values()))} if chosen else {})
 
 
-def _column(suite: Found) -> str:
+def model_column(suite: Found) -> str:
     """The model's name, which may be that of another column."""
     return f"model {suite['name']}" if suite["name"] in _OWN else str(suite["name"])
 
