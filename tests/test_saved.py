@@ -1,8 +1,9 @@
-"""Saved models put to use: whose .onnx file it is, and what another program saved."""
+"""Saved models put to use: whose rows they read, whose .onnx file it is, and what another program saved."""
 
 from __future__ import annotations
 
 import json
+import string
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,17 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+import potstill
 from potstill.errors import DataError, ModelError, UserError
+from potstill.exporting import export_folder
 from potstill.models import from_config
 from potstill.saved import evaluate_folder, open_saved, predict
 from potstill.settings import TaskConfig
 from potstill.tasks import load_task
 from potstill.testing.tiny import SUBJECTS, bert, write_data
-from potstill.testing.words import TAGS, write_questions, write_tags
+from potstill.testing.words import TAGS, asking, tagging, write_questions, write_tags
 from potstill.tokenizers import load_tokenizer
+from tests.words import SPECIAL, write
 
 KINDS = {
     "text-classification": [*SUBJECTS],
@@ -31,14 +35,17 @@ COLUMNS: dict[str, dict[str, str]] = {
     "token-classification": {"text": "words", "label": "tags"},
     "question-answering": {"text": "question", "text_pair": "context", "label": "answers"},
 }
+QUIET = {"onnx": {"quantize": False, "time": False}}
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data."""
+    """Data, and a vocabulary of single letters, by which a word is several tokens."""
     place = write_data(tmp_path_factory.mktemp("saved"))
     write_tags(place)
     write_questions(place)
+    letters = [*SPECIAL, *string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase)]
+    write(place / "letters.txt", letters)
     return place
 
 
@@ -55,6 +62,69 @@ def save(place: Path, folder: Path, kind: str, words: str = "vocab.txt", card: b
         told = {"task": config.model_dump(exclude_none=True), "max_length": length, **COLUMNS.get(kind, {})}
         (folder / "potstill.json").write_text(json.dumps(told))
     return folder
+
+
+# a teacher beside the student
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows"),
+    [("token-classification", "validation-tags.jsonl"), ("question-answering", "validation-questions.jsonl")],
+)
+def test_a_teacher_with_a_tokenizer_of_its_own_is_compared_at_its_own_tokens(
+    kind: str, rows: str, place: Path, tmp_path: Path
+) -> None:
+    student = save(place, tmp_path / "student", kind)
+    teacher = save(place, tmp_path / "teacher", kind, "letters.txt", length=32)
+    [artifact] = export_folder(student, QUIET, tmp_path / "export", rows, teacher, data_root=place)
+    for row, folder in zip(artifact.rows, (teacher, student), strict=True):
+        expected = evaluate_folder(folder, rows, data_root=place)
+        del expected["loss"]
+        assert {name: row[name] for name in expected} == pytest.approx(expected)
+
+
+def test_a_run_scores_such_a_teacher_at_its_own_tokens_too(place: Path, tmp_path: Path) -> None:
+    """A teacher of whom only hidden states are looked at may read other tokens."""
+    teacher = save(place, tmp_path / "teacher", "token-classification", "letters.txt")
+    stage = {"name": "a", "plugins": ["layers"], "updates": 1, "batch_size": 8}
+    layers = {"kd": "none", "hidden": {"pkd": 1.0}}
+    tables = tagging(
+        teacher={"model": str(teacher)},
+        student={"config": bert(1, 16), "tokenizer": "vocab.txt"},
+        stage=[{**stage, "layers": layers}],
+        export={"plugins": ["onnx"], **QUIET},
+    )
+    result = potstill.run(tables, folder=tmp_path / "run", data_root=place)
+    expected = evaluate_folder(teacher, "validation-tags.jsonl", data_root=place)
+    assert result.stages["a"]["teacher"]["metrics"] == pytest.approx(expected)
+    row = json.loads((tmp_path / "run/export/onnx.json").read_text())["rows"][0]
+    assert (row["model"], row["accuracy"]) == ("teacher (onnx)", pytest.approx(expected["accuracy"]))
+    tables = asking(
+        teacher={"model": str(save(place, tmp_path / "qa", "question-answering", "letters.txt"))},
+        student={"config": bert(1, 16), "tokenizer": "vocab.txt"},
+        stage=[{**stage, "layers": layers}],
+    )
+    with pytest.raises(ModelError, match=r"^The task 'question-answering' makes \d+ rows .* must share a tokenizer"):
+        potstill.run(tables, folder=tmp_path / "refused", data_root=place)
+
+
+@pytest.mark.parametrize(
+    ("kind", "other"),
+    [
+        ("question-answering", "token-classification"),
+        ("token-classification", "question-answering"),
+        ("multi-label", "token-classification"),
+        ("multi-label", "text-classification"),
+    ],
+)
+@pytest.mark.parametrize("card", [True, False])
+def test_an_export_compares_with_no_teacher_of_another_task(
+    kind: str, other: str, card: bool, place: Path, tmp_path: Path
+) -> None:
+    model = save(place, tmp_path / "model", kind)
+    teacher = save(place, tmp_path / "teacher", other, card=card)
+    with pytest.raises(ModelError, match=rf"teacher was made for the task '{other}', and this one is '{kind}'; name a"):
+        export_folder(model, QUIET, tmp_path / "export", "rows.csv", teacher, data_root=place)
 
 
 # .onnx files

@@ -24,12 +24,15 @@ class ExportJob:
         teacher: the model the student learnt from, to be compared with; None where there is none.
         task: turns outputs into metrics (`task.score`).
         folder: where to write; made by the core, empty at the start.
-        batches: the validation rows in order, as CPU batches: `batches(batch_size)`. Batches hold the inputs
-            of both (`batch.student`, `batch.teacher`) and the labels.
+        batches: the validation rows in order, as CPU batches: `batches(batch_size)`. `batch.student` are the
+            student's inputs.
         max_length: the longest row in tokens that the run was made for.
         progress: what to tell the user while working.
         rows: the validation rows themselves, which some tasks score with a look at.
         columns: of the data, by role; None where there is none.
+        teacher_batches: as `batches`, of a teacher with a tokenizer of its own: `batch.student` are its inputs, and the
+            labels stand at its tokens. None where it reads what the student reads.
+        teacher_rows: the rows of `teacher_batches`.
     """
 
     student: Model
@@ -41,6 +44,8 @@ class ExportJob:
     progress: Progress
     rows: Examples | None = None
     columns: Mapping[str, str | None] = field(default_factory=dict)
+    teacher_batches: Callable[[int], Iterator[Batch]] | None = None
+    teacher_rows: Examples | None = None
 
 
 @dataclass(frozen=True)

@@ -5,22 +5,23 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from potstill import loader
 from potstill.batch import Batch
-from potstill.context import Context, cache_folder
+from potstill.context import Context, cache_folder, same_tokenizer
 from potstill.data.batching import in_order
 from potstill.data.examples import Examples
 from potstill.errors import FileError, UserError
 from potstill.export import Artifact, ExportJob
 from potstill.files import new_folder, read_json, write_json, write_text
-from potstill.models import Model, check_length, load_model, read_card
+from potstill.models import Model, check_length, load_model, load_trained, read_card
 from potstill.progress import Progress
 from potstill.recipe import StagePlan
 from potstill.references import FRESH
-from potstill.saved import open_saved
+from potstill.saved import Saved, open_saved
 
 if TYPE_CHECKING:
     from potstill.training import StageResult
@@ -52,8 +53,11 @@ def export_student(context: Context, last: StageResult, run: Path) -> list[Artif
     student = load_model(run / "model", context.task)
     teacher = _teacher(context, plan, last)
     data = context.recipe.data
-    rows = context.examples_alone("validation", student.tokenizer, teacher.tokenizer if teacher else None, data)
+    rows = context.examples_alone("validation", student.tokenizer, None, data)
     assert rows is not None, "the context has seen that they are named"
+    others = None
+    if teacher is not None and not same_tokenizer(student.tokenizer, teacher.tokenizer):
+        others = context.examples_alone("validation", teacher.tokenizer, None, data)
 
     def job(folder: Path) -> ExportJob:
         return ExportJob(
@@ -66,6 +70,8 @@ def export_student(context: Context, last: StageResult, run: Path) -> list[Artif
             context.stoppable,
             rows,
             {"text": data.text, "text_pair": data.text_pair, "label": data.label},
+            None if others is None else batches_of(others),
+            others,
         )
 
     return write_exports(context.recipe.export.tables(), job, run / "export")
@@ -76,7 +82,8 @@ def _teacher(context: Context, plan: StagePlan, last: StageResult) -> Model | No
     if plan.teacher is None:
         return None
     if isinstance(plan.teacher, str) and plan.teacher != FRESH:
-        return load_model(context.find(plan.teacher), context.task)
+        found = load_model(context.find(plan.teacher), context.task)
+        return None if found.fresh else found
     if not last.facts.get("teacher"):
         return None
     from potstill.stage import Stage
@@ -137,20 +144,39 @@ def export_folder(
     saved = open_saved(model)
     if validation is None:
         validation, data_root = _rows_of_run(model, data_root)
-    compared = load_model(teacher) if teacher is not None else None
-    if compared is not None:
-        check_length(compared.module, saved.max_length, "teacher")
-    rows = saved.examples(
-        validation, data_root or Path.cwd(), cache_folder(), teacher=compared.tokenizer if compared else None
-    )
+    root = data_root or Path.cwd()
+    compared = _compared(teacher, saved) if teacher is not None else None
+    rows, others = saved.examples(validation, root, cache_folder()), None
+    if compared is not None and not same_tokenizer(saved.model.tokenizer, compared.model.tokenizer):
+        others = compared.examples(validation, root, cache_folder())
     told = progress or Progress()
 
     def job(folder: Path) -> ExportJob:
         return ExportJob(
-            saved.model, compared, saved.task, folder, batches_of(rows), saved.max_length, told, rows, saved.columns
+            saved.model,
+            None if compared is None else compared.model,
+            saved.task,
+            folder,
+            batches_of(rows),
+            saved.max_length,
+            told,
+            rows,
+            saved.columns,
+            None if others is None else batches_of(others),
+            others,
         )
 
     return write_exports(plugins, job, out)
+
+
+def _compared(teacher: Path, saved: Saved) -> Saved:
+    """The teacher in the place of a saved model; with a tokenizer of its own it reads as long rows as it was made for,
+    since a number of tokens is another length of text then."""
+    model, length = load_trained(teacher, saved.task), saved.max_length
+    if not same_tokenizer(saved.model.tokenizer, model.tokenizer):
+        length = read_card(teacher).get("max_length") or length
+    check_length(model.module, length, "teacher")
+    return replace(saved, model=model, max_length=length)
 
 
 def _stranger(out: Path) -> Path | None:

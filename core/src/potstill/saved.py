@@ -14,7 +14,6 @@ import pyarrow as pa
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from potstill.context import cache_folder, tokenized
 from potstill.data.examples import Examples, padded
@@ -49,17 +48,16 @@ class Saved:
         root: Path,
         cache: Path,
         *,
-        teacher: PreTrainedTokenizerBase | None = None,
         columns: Mapping[str, str] | None = None,
         progress: Progress | None = None,
     ) -> Examples:
-        """Rows of a file, tokenized for this model (and a teacher); `columns` overrides what the model knows."""
+        """Rows of a file, tokenized for this model; `columns` overrides what the model knows."""
         roles = {**self.columns, **(columns or {})}
         if not self.task.label_column:
             roles["label"] = None
         source = open_source(spec, roles, root, None, "data", cache, self.task.shapes)
         labels = self.task.read_labels(source, (progress or Progress()).note)
-        return tokenized(source, self.task, self.model.tokenizer, teacher, self.max_length, labels, cache, Progress())
+        return tokenized(source, self.task, self.model.tokenizer, None, self.max_length, labels, cache, Progress())
 
     def asked(self, columns: dict[str, list[Any]]) -> Examples:
         """Rows without labels, tokenized for this model.

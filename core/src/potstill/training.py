@@ -15,6 +15,7 @@ from torch import nn
 import potstill
 from potstill import checkpoint, loader
 from potstill.context import Context
+from potstill.data.examples import Examples
 from potstill.details import Details
 from potstill.discovery import PLUGINS, installed
 from potstill.engine import Engine
@@ -107,7 +108,7 @@ def _train(context: Context, plan: StagePlan, folder: Path, key: str) -> None:
         engine.judge.load_best(position)
     _check_hooks(stage)
     finished = stage.hook.finish_student(student=stage.student.module)
-    measured = {split: _measured(stage, finished, split) for split in ("validation", "test")}
+    measured = {split: _measured(stage, finished, stage.examples(split)) for split in ("validation", "test")}
     teacher, teacher_measured = _outside_teacher(stage)
     if context.ranks.main:
         if stage.modules:
@@ -165,21 +166,12 @@ def _tidy(folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _measured(stage: Stage, module: nn.Module, split: str, *, teacher_inputs: bool = False) -> Measured | None:
+def _measured(stage: Stage, module: nn.Module, rows: Examples | None) -> Measured | None:
     """What a model answers on a split's rows; None where it has none, or none with a label."""
-    rows = stage.examples(split)
     if rows is None or not stage.task.labelled(rows.labels):
         return None
     context, size = stage.context, stage.plan.eval_batch_size
-    return measure(
-        module,
-        rows,
-        stage.task,
-        context.ranks,
-        batch_size=size,
-        teacher_inputs=teacher_inputs,
-        check=context.check_stop,
-    )
+    return measure(module, rows, stage.task, context.ranks, batch_size=size, check=context.check_stop)
 
 
 def _scores(measured: Measured | None) -> dict[str, float] | None:
@@ -215,8 +207,15 @@ def _teacher_measured(stage: Stage) -> Measured | None:
     rows = stage.examples("validation")
     known = None if rows is None else teacher_logits(stage, rows)
     if rows is None or known is None:
-        return _measured(stage, stage.teacher.module, "validation", teacher_inputs=True)
+        return _measured(stage, stage.teacher.module, _as_the_teacher_reads(stage, rows))
     return measure_logits(known, rows, stage.task)
+
+
+def _as_the_teacher_reads(stage: Stage, rows: Examples | None) -> Examples | None:
+    """The validation rows by the teacher's tokenizer alone: with one of its own, labels stand at other tokens."""
+    if rows is None or rows.teacher is None:
+        return rows
+    return stage.context.examples("validation", stage.teacher.tokenizer, None, stage.data)
 
 
 def _sentence(facts: Mapping[str, Any], metric: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +88,7 @@ def job_for(
         if task.names and number == 0:
             labels[0] = IGNORED
         own, theirs = inputs(size, 9 + number, seed=number), inputs(size, 14, vocabulary=40, seed=number)
-        made.append(Batch(own, theirs, labels, torch.arange(size)))
-
-    def batches(size: int) -> Iterator[Batch]:
-        yield from made
-
+        made.append([Batch(read, read, labels, torch.arange(size)) for read in (own, theirs)])
     vocabulary = {word: number for number, word in enumerate(WORDS)}
     folder.mkdir(parents=True, exist_ok=True)
     return ExportJob(
@@ -101,7 +96,8 @@ def job_for(
         teacher=Model(teacher, BertTokenizer(vocab=vocabulary)) if teacher else None,
         task=task,
         folder=folder,
-        batches=batches,
+        batches=lambda size: (own for own, _ in made),
+        teacher_batches=lambda size: (theirs for _, theirs in made),
         max_length=LONGEST,
         progress=Told(),
         **changes,

@@ -65,9 +65,10 @@ def test_scores_are_those_of_onnx_runtime_on_rows_with_a_label(exported: tuple[E
 def test_the_teacher_is_scored_on_its_own_inputs(exported: tuple[ExportJob, Artifact]) -> None:
     job, artifact = exported
     assert job.teacher is not None
+    assert job.teacher_batches is not None
     module = job.teacher.module.eval()
     with torch.no_grad():
-        logits = torch.cat([module(**batch.teacher).logits for batch in job.batches(64)])
+        logits = torch.cat([module(**batch.student).logits for batch in job.teacher_batches(64)])
     labels = torch.cat([batch.labels for batch in job.batches(64)])
     expected = job.task.score(logits.numpy(), labels.numpy())
     assert artifact.rows[0]["accuracy"] == pytest.approx(expected["accuracy"])

@@ -13,7 +13,7 @@ from torch import Tensor
 from potstill.batch import IGNORED, Batch
 from potstill.data.batching import Rows, bucketed, by_files
 from potstill.data.random import RowRandom
-from potstill.errors import DataError
+from potstill.errors import DataError, ModelError
 
 if TYPE_CHECKING:
     from potstill.collate import Masked
@@ -57,6 +57,7 @@ class Examples:
         labels = task.align(labels, student)
         _check_aligned(len(student), len(labels), "labels")
         if teacher is not None:
+            _check_one_to_one(student, teacher, task)
             _check_aligned(len(student), len(teacher), "rows of the teacher")
         self.student, self.teacher, self.labels, self.task, self.pads = student, teacher, labels, task, pads
         self._masking, self._files = masking, files
@@ -147,6 +148,15 @@ def _scattered(values: Sequence[npt.NDArray[Any]], mask: npt.NDArray[np.bool_], 
 
 def _taken(labels: Targets, rows: npt.NDArray[np.int64]) -> Targets:
     return [labels[row] for row in rows] if isinstance(labels, list) else labels[rows]
+
+
+def _check_one_to_one(student: Tokens, teacher: Tokens, task: Task) -> None:
+    one, other = student.origin, teacher.origin
+    if one is not None and other is not None and not np.array_equal(one, other):
+        raise ModelError(
+            f"The task '{task.name}' makes {len(one)} rows of the data by the student's tokenizer and {len(other)} "
+            "others by the teacher's, so teacher and student must share a tokenizer, and they do not."
+        )
 
 
 def _check_aligned(rows: int, others: int, what: str) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +21,28 @@ from potstill_onnx.parity import Agreement, Logits, agreement, grid, scores, tor
 from potstill_onnx.quantize import quantize
 from potstill_onnx.session import Session
 
+if TYPE_CHECKING:
+    from potstill.data.examples import Examples
+
 TEACHER, STUDENT, INT8 = "teacher (onnx)", "student (onnx)", "student (onnx int8)"
 ROWS = 64  # of a validation batch
 
-Inputs = Mapping[str, Tensor]
 Outcome = tuple[Logits, Logits]
+
+
+@dataclass(frozen=True)
+class Side:
+    """The student or the teacher, and the validation rows as it reads them (`ExportJob`)."""
+
+    module: nn.Module
+    batches: Callable[[int], Iterator[Batch]]
+    rows: Examples | None
+
+    @cached_property
+    def like(self) -> dict[str, Tensor]:
+        """The inputs of the first batch."""
+        first = next(iter(self.batches(ROWS)), None)
+        return first.student if first is not None else nothing()
 
 
 @dataclass
@@ -53,32 +71,27 @@ class Exporter:
 
     def __init__(self, job: ExportJob, config: OnnxConfig) -> None:
         self.job, self.config = job, config
-        first = next(iter(job.batches(ROWS)), None)
-        self.like = first.student if first is not None else nothing()
-        self._teacher_like = first.teacher if first is not None else nothing()
+        self.student = Side(job.student.module, job.batches, job.rows)
 
     def models(self) -> list[Exported]:
         """The teacher where there is one and it can be exported, the student, its INT8 copy.
 
         Raises: PotstillError where the student cannot be exported, or is off by more than the tolerance.
         """
-        student = self._student()
+        student = self._proved(self.student, "model.onnx", STUDENT)
         models = [student]
         if self.config.quantize:
             models.append(self._int8(student))
         teacher = self._teacher() if self.config.teacher else None
         return [teacher, *models] if teacher else models
 
-    def _student(self) -> Exported:
-        module = self.job.student.module
-        return self._proved(module, self.like, "model.onnx", STUDENT, lambda batch: batch.student)
-
     def _teacher(self) -> Exported | None:
-        if self.job.teacher is None:
+        job = self.job
+        if job.teacher is None:
             return None
-        module, like = self.job.teacher.module, self._teacher_like
+        own = (job.batches, job.rows) if job.teacher_batches is None else (job.teacher_batches, job.teacher_rows)
         try:
-            return self._proved(module, like, "teacher.onnx", TEACHER, lambda batch: batch.teacher)
+            return self._proved(Side(job.teacher.module, *own), "teacher.onnx", TEACHER)
         except PotstillError as error:
             # The teacher is only there to be compared with; the student is not lost for it.
             self.job.progress.note(f"The teacher is not compared in ONNX: {error}")
@@ -88,25 +101,23 @@ class Exporter:
         path = self.job.folder / "model.int8.onnx"
         files = quantize(student.files[0], path, per_channel=self.config.per_channel)
         exported = Exported(INT8, files, student.attention, student.parameters)
-        found, _, exported.scores = self._compared(exported, self.job.student.module, lambda batch: batch.student)
+        found, _, exported.scores = self._compared(exported, self.student)
         exported.parity = {**asdict(found), "per_channel": self.config.per_channel}
         if found.equal_predictions is not None:
             self.job.progress.note(f"{INT8} predicts as torch's student on {found.equal_predictions:.2%} of the rows")
         return exported
 
-    def _proved(
-        self, module: nn.Module, like: Inputs, name: str, row: str, inputs: Callable[[Batch], Inputs]
-    ) -> Exported:
+    def _proved(self, side: Side, name: str, row: str) -> Exported:
         """A model in fp32 whose logits are torch's on the grid and on every validation row."""
-        exported = self._converted(module, like, name, row)
-        found, in_torch, exported.scores = self._compared(exported, module, inputs)
+        exported = self._converted(side.module, side.like, name, row)
+        found, in_torch, exported.scores = self._compared(exported, side)
         exported.parity |= {**asdict(found), "torch": in_torch, "onnx": exported.scores}
         self._refuse(exported, found.max_difference, f"{found.rows} validation rows")
         whose = f"torch's {row.split()[0]}"
         self.job.progress.note(f"{row} is {whose} to {_worst(exported):.1e} on {found.rows} rows and the grid")
         return exported
 
-    def _converted(self, module: nn.Module, like: Inputs, name: str, row: str) -> Exported:
+    def _converted(self, module: nn.Module, like: Mapping[str, Tensor], name: str, row: str) -> Exported:
         job, config = self.job, self.config
         longest, wanted = job.max_length, config.attention
         written = convert(
@@ -137,24 +148,22 @@ class Exporter:
             f"more than tolerance = {self.config.tolerance:g}; the file was removed{hint}."
         )
 
-    def _compared(
-        self, exported: Exported, module: nn.Module, inputs: Callable[[Batch], Inputs]
-    ) -> tuple[Agreement, dict[str, float], dict[str, float]]:
+    def _compared(self, exported: Exported, side: Side) -> tuple[Agreement, dict[str, float], dict[str, float]]:
         """A model in ONNX against one in torch on every validation row, and the scores of torch's and of its own."""
         task, session = self.job.task, Session(exported.files[0])
         kept: tuple[list[Outcome], list[Outcome]] = ([], [])
 
         def answers() -> Iterator[tuple[Logits, Logits]]:
-            with self.job.progress.bar(exported.name, None) as bar, evaluating(module):
-                for batch in self.job.batches(ROWS):
-                    both = torch_logits(module, task, inputs(batch)), session.logits(inputs(batch))
+            with self.job.progress.bar(exported.name, None) as bar, evaluating(side.module):
+                for batch in side.batches(ROWS):
+                    both = torch_logits(side.module, task, batch.student), session.logits(batch.student)
                     for logits, part in zip(both, kept, strict=True):
                         part.append(task.outcome(torch.from_numpy(logits), batch))
                     bar.advance(len(batch))
                     yield both
 
         found = agreement(answers(), task.choice_axis)
-        return found, scores(task, kept[0], self.job.rows), scores(task, kept[1], self.job.rows)
+        return found, scores(task, kept[0], side.rows), scores(task, kept[1], side.rows)
 
 
 def _worst(exported: Exported) -> float:

@@ -39,7 +39,7 @@ class Onnx(Plugin):
         exporter = Exporter(job, self.config)
         models = exporter.models()
         timings = latency(models, job, self.config) if self.config.time else []
-        files = [file for model in models for file in model.files] + write_sidecars(job, exporter.like)
+        files = [file for model in models for file in model.files] + write_sidecars(job, exporter.student.like)
         first = {timing.name: timing for timing in timings[: len(models)]}
         facts = {
             "opset": self.config.opset,
