@@ -286,7 +286,7 @@ def test_a_context_of_a_million_characters_is_many_windows(tmp_path: Path) -> No
         (" ", "a", ("a", 0), "row 1: the question is empty."),
         (QUESTION, "\n", ("a", 0), "row 1: the context is empty."),
         (QUESTION, "a", NONE, "row 1: the question has no answer; where that is meant, as in SQuAD 2.0, set "),
-        (QUESTION, "a", {"text": [""], "answer_start": [-1]}, "task.unanswerable = true, else correct the row."),
+        (QUESTION, "a", {"text": [""], "answer_start": [-1]}, "task.unanswerable = true (for a saved model, "),
     ],
 )
 def test_wrong_rows_are_named(question: str, context: str, answers: Any, told: str, tmp_path: Path) -> None:
