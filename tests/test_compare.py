@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -195,3 +196,30 @@ def test_a_browser_draws_the_page_and_complains_of_nothing(runs: list[Path], tmp
     # seeds, quality; loss and two metrics of the teacher, these and two terms of the student; classes, lengths and
     # the matrices of four runs on the validation rows, of three on the test rows
     assert drawn == 2 + 3 + 5 + (2 + 4) + (2 + 3)
+
+
+@needs_browser
+def test_a_click_on_a_name_of_a_legend_hides_that_run_in_all_figures(runs: list[Path], tmp_path: Path) -> None:
+    path = write_comparison(Comparison(runs), tmp_path / "page.html")
+    clicks = """<script>
+      const plots = [...document.querySelectorAll(".js-plotly-plot")];
+      const marks = plots.flatMap(plot => plot.data).filter(mark => mark.meta === "cold");
+      const shown = () => marks.filter(mark => mark.visible !== false);
+      const tell = () => console.log(shown().length > 9 ? "all" : shown().length, document.querySelectorAll(
+        '.legend button[aria-pressed="false"]').length > 5 ? "pale" : "strong");
+      const button = [...document.querySelectorAll(".legend button")].find(one => one.textContent === "cold");
+      tell(); button.click(); tell(); button.click(); tell();
+    </script></body>"""
+    path.write_text(path.read_text().replace("</body>", clicks))
+    _, told = complaints_of(path, tmp_path)
+    assert [line.split('"')[1] for line in told] == ["all strong", "0 pale", "all strong"]
+
+
+def test_the_curves_of_a_stage_share_one_legend_with_whole_names(runs: list[Path], tmp_path: Path) -> None:
+    long = [make_run(tmp_path / f"{'a-long-name-' * 7}{seed}", seed=seed) for seed in (4, 5)]
+    text = page(Comparison([*runs, *long]))
+    training = text.split("<h2>Training: distil</h2>")[1].split("</section>")[0]
+    (names,) = re.findall(r"<ul class='legend'>(.*?)</ul>", training, re.DOTALL)
+    assert re.findall(r"</i>(.*?)</button>", names) == [run.name for run in (*runs, *long)]
+    assert training.count('"showlegend":false') == training.count('class="plotly-graph-div"') == 5
+    assert text.count("<ul class='legend'>") == 2 + 2 + 2 * 2  # seeds, quality; two stages; classes, lengths twice

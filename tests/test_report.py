@@ -14,11 +14,14 @@ from rich.console import Console
 
 import potstill.cli
 from potstill.errors import UserError
-from potstill.report.curves import loss_curves, metric_curves
+from potstill.report.curves import level, lines, loss_curves, metric_curves
 from potstill.report.elements import duration, table, tree
+from potstill.report.figures import lengths
 from potstill.report.folder import RecordedRun
 from potstill.report.html import write_report
-from potstill.report.quality import picture, points
+from potstill.report.overlaid import overlaid, seeds
+from potstill.report.quality import Point, picture, points
+from potstill.report.seeds import spread
 from potstill.report.table import cell, columns_of, headline, markdown, model_rows, print_table
 from potstill.timing import Timing, records
 from tests.fabricated import EXPORTS, make_run
@@ -121,6 +124,44 @@ def test_columns_that_are_names_stand_as_they_are():
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     print_table(rows, console, columns=columns, names=names)
     assert console.export_text().split()[:3] == ["macro-F1", "my_model_v2", "[old]"]
+
+
+@pytest.mark.parametrize(
+    ("values", "metric", "ends"),
+    [
+        ([0.4, 0.4], "accuracy", (0.38, 0.42)),
+        ([1.0], "f1", (0.95, 1.0)),
+        ([0.0], "f1", (0.0, 0.05)),
+        ([1.0], "pearson", (0.95, 1.05)),
+        ([-2.0, -2.0], "", (-2.1, -1.9)),
+        ([0.4, 0.5], "accuracy", None),
+    ],
+)
+def test_equal_values_have_an_axis_of_a_few_percent_around_them(values: list[float], metric: str, ends: object):
+    figure = level(lines({"one": list(enumerate(values))}, metric, markers=True), [metric] if metric else ())
+    assert figure.layout.yaxis.range == (pytest.approx(ends) if ends else None)
+
+
+def test_equal_values_with_intervals_keep_an_axis_that_holds_those():
+    figure = lines({"one": [(1, 0.5)]}, "accuracy", markers=True)
+    figure.update_traces(error_y={"array": [0.2], "arrayminus": [0.1]})
+    assert level(figure, ["accuracy"]).layout.yaxis.range is None
+
+
+def test_every_picture_of_a_metric_gives_equal_values_such_an_axis(run: Path):
+    stage = RecordedRun(run).stages[1]
+    for line in stage.evaluations:
+        line["evaluation"] = {"accuracy": 1.0}
+    rows = [{"from": 1, "to": 5, "rows": 9, "accuracy": 1.0}]
+    _, quality = picture([Point({"model": "one", "accuracy": 1.0, "bytes": 5}, "one", "circle", {})])
+    drawn = [
+        metric_curves(stage),
+        overlaid({"run": stage}, "metric", "accuracy"),
+        seeds({"runs": {"one": {"accuracy": spread([1.0, 1.0])}}}, None),
+        lengths({"one": rows}),
+        quality,
+    ]
+    assert [tuple(figure.layout.yaxis.range) for figure in drawn] == [(0.95, 1.0)] * 5
 
 
 def test_curves_hold_the_logged_numbers(run: Path):

@@ -13,6 +13,7 @@ import pytest
 
 import potstill.cli
 from potstill.details import by_class, mistakes
+from potstill.report.curves import plain
 from potstill.report.errors import class_rows, errors, interval_table
 from potstill.report.figures import class_scores, confusion, lengths, scatter
 from potstill.report.folder import RecordedRun
@@ -51,6 +52,16 @@ def test_a_confusion_matrix_holds_recall_and_the_share_of_each_mistake() -> None
     assert wrong.z == ([None, None, 30 / 300], [None, None, 24 / 600], [20 / 100, None, None])
     assert right.z == ([0.9, None, None], [None, 0.96, None], [None, None, 0.8])
     assert (wrong.zmax, right.zmax) == (0.2, 1.0)
+    assert wrong.textfont.color == right.textfont.color == "#777"  # until the page's script gives it the theme's
+
+
+def test_long_names_that_begin_alike_are_told_apart_on_an_axis() -> None:
+    names = [f"category number with a rather long description {number}" for number in (1, 2)]
+    figure = confusion([{"class": name, "support": 1, "recall": 1.0} for name in names], [])[-1]
+    assert figure.layout.xaxis.ticktext == ("category numbe…description 1", "category numbe…description 2")
+    assert figure.layout.xaxis.tickangle == -45
+    assert plain("a" * 60) == "a" * 60
+    assert plain("a" * 60 + "b") == "a" * 30 + "…" + "a" * 28 + "b"
 
 
 def test_a_column_of_a_models_scores_has_the_models_name_as_it_is() -> None:

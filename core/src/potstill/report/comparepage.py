@@ -10,7 +10,7 @@ from pathlib import Path
 from potstill.errors import UserError
 from potstill.files import write_text
 from potstill.report.comparison import Comparison
-from potstill.report.elements import document, figure, folded, note, pair, section, table
+from potstill.report.elements import document, folded, note, section, table, with_legend
 from potstill.report.errors import errors, interval_table
 from potstill.report.folder import BySplit, RecordedRun, StageFolder
 from potstill.report.seeds import HOW, seed_rows
@@ -82,7 +82,9 @@ def _seeds(found: Comparison) -> str:
     rows = seed_rows(found.seeds, headline(found.metric))
     columns = list(dict.fromkeys(column for row in rows for column in row))
     drawn = seeds(found.seeds, found.metric)
-    return section("Over seeds", table(rows, columns) + note(f"{HOW}.") + (figure(drawn, "seeds") if drawn else ""))
+    return section(
+        "Over seeds", table(rows, columns) + note(f"{HOW}.") + (with_legend({"seeds": drawn}) if drawn else "")
+    )
 
 
 def _quality(found: Comparison) -> str:
@@ -90,7 +92,8 @@ def _quality(found: Comparison) -> str:
 
     every = [replace(point, run=name) for name, run in found.runs.items() for point in points(run)]
     drawn = picture(every, found.metric)
-    return section(drawn[0], figure(drawn[1], "quality") + note(f"A colour is a run. {NOTE}")) if drawn else ""
+    told = note(f"A colour is a run. {NOTE}")
+    return section(drawn[0], with_legend({"quality": drawn[1]}) + told) if drawn else ""
 
 
 def _curves(found: Comparison) -> Iterable[str]:
@@ -100,11 +103,11 @@ def _curves(found: Comparison) -> Iterable[str]:
     names = dict.fromkeys(stage.name for run in found.runs.values() for stage in run.stages)
     for number, name in enumerate(names, start=1):
         stages = {run: stage for run, folder in found.runs.items() for stage in folder.stages if stage.name == name}
-        figures = [
-            figure(overlaid(stages, kind, series), f"{kind}-{number}-{place}")
+        figures = {
+            f"{kind}-{number}-{place}": overlaid(stages, kind, series)
             for place, (kind, series) in enumerate(_series(stages, found.metric))
-        ]
-        yield section(f"Training: {name}", pair(figures) if figures else "")
+        }
+        yield section(f"Training: {name}", with_legend(figures) if figures else "")
 
 
 def _series(stages: Mapping[str, StageFolder], metric: str | None) -> list[tuple[str, str]]:

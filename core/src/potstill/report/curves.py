@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from math import isclose
 from typing import Any
 
 import plotly.graph_objects as go
 
 from potstill.report.folder import StageFolder
-from potstill.report.table import heading, is_number
+from potstill.report.table import SHARES, heading, is_number
 
 COLOURS = ("#3b7dd8", "#e8833a", "#3fa66b", "#b05cc6", "#d9534f", "#2aa5a5", "#a0792c", "#7d8597")
 
@@ -24,7 +25,7 @@ def loss_curves(stage: StageFolder) -> go.Figure | None:
     }
     if len(terms) != 1:
         series = {"loss": [(line.get("update"), line["loss"]) for line in stage.losses], **series}
-    return lines(series, "loss", markers=False)
+    return level(lines(series, "loss", markers=False))
 
 
 def metric_curves(stage: StageFolder, metrics: Iterable[str] = ()) -> go.Figure | None:
@@ -43,7 +44,7 @@ def metric_curves(stage: StageFolder, metrics: Iterable[str] = ()) -> go.Figure 
         heading(name): [(line.get("update"), line["evaluation"].get(name)) for line in stage.evaluations]
         for name in names
     }
-    return lines(series, "on the validation rows", markers=True)
+    return level(lines(series, "on the validation rows", markers=True), names)
 
 
 def lines(series: Mapping[str, Sequence[tuple[Any, Any]]], axis: str, markers: bool) -> go.Figure:
@@ -55,6 +56,7 @@ def lines(series: Mapping[str, Sequence[tuple[Any, Any]]], axis: str, markers: b
             x=[x for x, _ in known],
             y=[y for _, y in known],
             name=plain(name),
+            meta=name,
             mode="lines+markers" if markers or len(known) < 3 else "lines",
             line={"color": COLOURS[number % len(COLOURS)], "width": 2},
         )
@@ -80,7 +82,33 @@ def style(figure: go.Figure, x: str, y: str) -> None:
     figure.update_yaxes(title={"text": y, "standoff": 8}, **grid)
 
 
+def level(figure: go.Figure, metrics: Iterable[str] = ()) -> go.Figure:
+    """Gives equal values an axis of a few percent around them, where plotly's would reach from 0 to 2 for 1.
+
+    Args:
+        metrics: what the values are; where all are shares, the axis stays between 0 and 1.
+
+    Returns: the figure itself.
+    """
+    values = [value for mark in figure.data for value in mark.y or () if value is not None]
+    bars = [end for mark in figure.data for ends in (mark.error_y.array, mark.error_y.arrayminus) for end in ends or ()]
+    if not values or any(bars) or not isclose(min(values), max(values)):
+        return figure
+    room = 0.05 * abs(values[0]) or 0.05
+    low, high = values[0] - room, values[0] + room
+    named = set(metrics)
+    if named and named <= set(SHARES):
+        low, high = max(low, 0.0), min(high, 1.0)
+    figure.update_yaxes(range=[low, high])
+    return figure.update_traces(cliponaxis=False)  # a mark on the edge stays whole
+
+
 def plain(text: object, longest: int = 60) -> str:
-    """Text that plotly shows as it is, which reads some of HTML in names and labels; cut where it is longer."""
+    """Text that plotly shows as it is, which reads some of HTML in names and labels.
+
+    A longer one is cut in its middle, since names that differ mostly do so at an end.
+    """
     words = " ".join(str(text).split())
-    return escape(words if len(words) <= longest else f"{words[: longest - 1]}…", quote=False)
+    if len(words) > longest:
+        words = f"{words[: longest // 2]}…{words[longest // 2 + 1 - longest :]}"
+    return escape(words, quote=False)

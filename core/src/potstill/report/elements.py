@@ -69,6 +69,22 @@ def figure(figure: Figure, name: str) -> str:
     return f"<div class='figure'>{html}</div>\n"
 
 
+def with_legend(figures: Mapping[str, Figure]) -> str:
+    """Figures by their names on the page, under one legend for all of them, whose names a click hides.
+
+    Plotly's own legend leaves little of a figure where there are many names or long ones.
+    """
+    colours: dict[str, str] = {}
+    for one in figures.values():
+        one.update_layout(showlegend=False)
+        colours |= {mark.meta: mark.marker.color or mark.line.color for mark in one.data if mark.meta}
+    names = "".join(
+        f"<li><button aria-pressed='true'><i style='background: {colour}'></i>{escape(name)}</button></li>\n"
+        for name, colour in colours.items()
+    )
+    return f"<ul class='legend'>\n{names}</ul>\n" + pair(figure(one, name) for name, one in figures.items())
+
+
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], names: Collection[str] = ()) -> str:
     """Rows as an HTML table; numbers stand to the right.
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from potstill.report.elements import columns_in_order, figure, folded, note, pair, table
+from potstill.report.elements import columns_in_order, figure, folded, note, pair, table, with_legend
 from potstill.report.folder import BySplit
 from potstill.report.table import cell
 
@@ -59,8 +59,9 @@ def _classes(models: Models, name: str, split: str) -> str:
     listed = table(rows[:_LISTED], columns, named)
     if len(rows) > _LISTED:
         listed += folded(f"All {len(rows)} classes", table(rows, columns, named))
+    drawn = with_legend({f"classes-{split}": class_scores(rows, list(models))})
     told = f"Precision, recall and support are of “{main}”, whose worst classes stand first."
-    return f"<h3>By class</h3>\n{note(told)}{listed}{figure(class_scores(rows, list(models)), f'classes-{split}')}"
+    return f"<h3>By class</h3>\n{note(told)}{listed}{drawn}"
 
 
 def class_rows(models: Models) -> tuple[str, Rows]:
@@ -103,14 +104,14 @@ def _lengths(models: Models, name: str, split: str) -> str:
 
     rows = [{"model": model, **row} for model, found in models.items() for row in found]
     more = folded("All numbers", table(rows, columns_in_order(rows)))
-    return f"<h3>By length of the text</h3>\n{figure(lengths(models), f'lengths-{split}')}{more}"
+    return f"<h3>By length of the text</h3>\n{with_legend({f'lengths-{split}': lengths(models)})}{more}"
 
 
 def _points(models: Models, name: str, split: str) -> str:
     from potstill.report.figures import scatter
 
     told = "Each point is a row, its label to the right and the prediction upwards; the line is where both are equal."
-    return f"<h3>Predicted and true values</h3>\n{figure(scatter(models), f'points-{split}')}{note(told)}"
+    return f"<h3>Predicted and true values</h3>\n{with_legend({f'points-{split}': scatter(models)})}{note(told)}"
 
 
 def _plain(models: Models, name: str, split: str) -> str:

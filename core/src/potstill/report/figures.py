@@ -8,7 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from potstill.report.curves import COLOURS, plain, style
+from potstill.report.curves import COLOURS, level, plain, style
 from potstill.report.table import heading, is_number
 
 Rows = Sequence[Mapping[str, Any]]
@@ -37,6 +37,7 @@ def class_scores(rows: Rows, models: Sequence[str]) -> go.Figure:
             x=_numbers(shown, column),
             y=list(range(len(shown))),
             name=plain(model),
+            meta=model,
             mode="markers",
             marker={"size": 10, "color": COLOURS[number % len(COLOURS)], "opacity": 0.85},
             customdata=[plain(row["class"]) for row in shown],
@@ -74,8 +75,9 @@ def confusion(classes: Rows, mistakes: Rows) -> tuple[int, int, go.Figure]:
         figure.add_heatmap(**_cells(shares, names, colour, top))
     style(figure, "predicted", "label")
     ticks = _ticks(names)
-    figure.update_layout(height=170 + max(24 * len(names), 160), showlegend=False)
-    figure.update_xaxes(**ticks, tickangle=-45 if len(names) > 3 else 0, automargin=True, showgrid=False)
+    tilted = len(names) > 3 or any(len(name) > 10 for name in names)  # they would lie over each other
+    figure.update_layout(height=170 + max(24 * len(names), 160) + (60 if tilted else 0), showlegend=False)
+    figure.update_xaxes(**ticks, tickangle=-45 if tilted else 0, automargin=True, showgrid=False)
     figure.update_yaxes(**ticks, autorange="reversed", automargin=True, showgrid=False)
     return len(names), len(known), figure
 
@@ -94,6 +96,7 @@ def lengths(models: Mapping[str, Rows]) -> go.Figure:
             y=values,
             error_y=_bars(known, values),
             name=plain(model),
+            meta=model,
             mode="lines+markers",
             line={"color": COLOURS[number % len(COLOURS)], "width": 2},
             customdata=[[_span(row), row.get("rows")] for row in known],
@@ -102,7 +105,7 @@ def lengths(models: Mapping[str, Rows]) -> go.Figure:
     style(figure, "tokens of the text", heading(metric))
     if len(tops) == 1:
         figure.update_xaxes(type="category")
-    return figure
+    return level(figure, [metric])
 
 
 def scatter(models: Mapping[str, Rows]) -> go.Figure:
@@ -113,6 +116,7 @@ def scatter(models: Mapping[str, Rows]) -> go.Figure:
             x=_numbers(rows, "label"),
             y=_numbers(rows, "predicted"),
             name=plain(model),
+            meta=model,
             mode="markers",
             marker={"size": 6, "color": COLOURS[number % len(COLOURS)], "opacity": 0.5},
         )
@@ -152,7 +156,8 @@ def _cells(
         "hoverongaps": False,
         "xgap": 1,
         "ygap": 1,
-        "text": [[plain(f"{label} → {predicted}") for predicted in names] for label in names],
+        "text": [[f"{plain(label)} → {plain(predicted)}" for predicted in names] for label in names],
+        "textfont": {"color": "#777"},  # by itself plotly takes a cell that is half clear to lie on white
         "texttemplate": "%{z:.0%}" if len(names) <= _WRITTEN else "",
         "hovertemplate": "%{text}<br>%{z:.2%} of the label's rows<extra></extra>",
     }

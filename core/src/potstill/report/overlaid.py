@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from potstill.report.curves import COLOURS, lines, plain, style
+from potstill.report.curves import COLOURS, level, lines, plain, style
 from potstill.report.folder import StageFolder
 from potstill.report.seeds import Spread
 from potstill.report.table import METRICS, heading
@@ -22,7 +22,7 @@ def overlaid(stages: Mapping[str, StageFolder], kind: str, name: str) -> go.Figu
     """
     series = {run: _points(stage, kind, name) for run, stage in stages.items()}
     title = {"loss": "loss", "term": name, "metric": heading(name)}[kind]
-    return lines(series, plain(title), markers=kind == "metric")
+    return level(lines(series, plain(title), markers=kind == "metric"), [name] if kind == "metric" else ())
 
 
 def seeds(groups: Mapping[str, Mapping[str, Mapping[str, Spread]]], metric: str | None) -> go.Figure | None:
@@ -40,12 +40,13 @@ def seeds(groups: Mapping[str, Mapping[str, Mapping[str, Spread]]], metric: str 
             y=[one.mean for one in found.values()],
             error_y={"array": half, "thickness": 1.5, "width": 6},
             name=plain(group),
+            meta=group,
             mode="markers",
             marker={"size": 10, "color": COLOURS[number % len(COLOURS)]},
         )
     style(figure, "", heading(shown))
     figure.update_xaxes(type="category")
-    return figure
+    return level(figure, [shown])
 
 
 def _points(stage: StageFolder, kind: str, name: str) -> list[tuple[Any, Any]]:

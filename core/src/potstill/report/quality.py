@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from potstill.details import wilson
-from potstill.report.curves import COLOURS, plain, style
+from potstill.report.curves import COLOURS, level, plain, style
 from potstill.report.folder import RecordedRun, StageFolder
 from potstill.report.table import METRICS, SIZES, heading, is_number, rows_of
 
@@ -127,7 +127,7 @@ def _figure(points: Sequence[Point], axes: Sequence[tuple[str, str]], metric: st
     if len(axes) > 1:
         figure.update_yaxes(title=None, col=2)
     figure.update_layout(height=420, margin={"t": 8}, legend={"y": 1.04})
-    return figure
+    return level(figure, [metric])
 
 
 def _mark(figure: go.Figure, point: Point, column: str, metric: str, colour: str, number: int) -> None:
@@ -140,6 +140,7 @@ def _mark(figure: go.Figure, point: Point, column: str, metric: str, colour: str
         error_y={**bars, "thickness": 1, "width": 3, "visible": bool(bars)},
         name=plain(point.legend),
         legendgroup=point.legend,
+        meta=point.legend,
         showlegend=not any(trace.legendgroup == point.legend for trace in figure.data),
         mode="markers",
         marker={

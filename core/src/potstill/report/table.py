@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
-METRICS = ("accuracy", "micro_f1", "macro_f1", "f1", "precision", "recall", "matthews", "pearson", "spearman")
+SHARES = ("accuracy", "micro_f1", "macro_f1", "f1", "precision", "recall")
+"""Metrics between 0 and 1."""
+METRICS = (*SHARES, "matthews", "pearson", "spearman")
 """Metrics in the order of their columns; others follow by name. A metric on the test rows is "test_" + name."""
 SIZES = ("parameters", "bytes", "p50_ms", "p95_ms", "speedup")
 COLUMNS = ("model", *METRICS, *SIZES)
