@@ -14,6 +14,8 @@ from rich.console import Console
 
 import potstill.cli
 from potstill.errors import UserError
+from potstill.report.comparepage import page
+from potstill.report.comparison import Comparison
 from potstill.report.curves import level, lines, loss_curves, metric_curves
 from potstill.report.elements import duration, table, tree
 from potstill.report.figures import lengths
@@ -292,6 +294,40 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(run: Path, content: str):
     text = text_of(write_report(run))
     assert "result.json" in text
     assert "0.9041" in text
+
+
+@pytest.mark.parametrize("part", ["metrics", "test", "best"])
+@pytest.mark.parametrize("damage", ["x", 3, [1]])
+def test_numbers_that_are_no_table_are_named_and_the_rest_is_shown(run: Path, part: str, damage: object):
+    path = run / "stages/02-distil/result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {part: damage}))
+    text = text_of(write_report(run))
+    assert f"stages/02-distil/result.json holds no table &#x27;{part}&#x27;: its numbers are unknown." in text
+    assert "0.9312" in text
+    assert model_rows(run)[1]["parameters"] == 2_750_000
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("result.json", {"teacher": {"metrics": "x"}}),
+        ("result.json", {"export": [{"model": "distil.onnx", "accuracy": 3}]}),
+        ("stages/02-distil/result.json", {"plugins": 3}),
+        ("stages/02-distil/result.json", {"plugins": [["x"]]}),
+        ("stages/02-distil/metrics.jsonl", {"update": 500, "loss": 1.0, "terms": "x"}),
+        ("environment.json", {"data": ["x"]}),
+    ],
+)
+def test_a_damaged_value_does_not_hide_the_rest(run: Path, tmp_path: Path, file: str, damage: dict[str, object]):
+    other, path = make_run(tmp_path / "other"), run / file
+    if file.endswith("jsonl"):
+        path.write_text(path.read_text() + json.dumps(damage) + "\n")
+    else:
+        path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    assert "0.9041" in text_of(write_report(run))
+    found = Comparison([run, other])
+    assert "0.9041" in page(found)
+    assert found.notes == []
 
 
 def test_a_metrics_line_that_a_kill_cut_off_is_left_out(run: Path):

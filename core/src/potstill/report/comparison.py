@@ -86,7 +86,7 @@ class Comparison:
             for name, run in self.runs.items()
             if not (run.path / "result.json").is_file()
         ]
-        if len({run.environment.get("data") for run in self.runs.values() if run.environment.get("data")}) > 1:
+        if len({str(run.environment["data"]) for run in self.runs.values() if run.environment.get("data")}) > 1:
             found.append("The runs read different data, so their metrics may be of different rows.")
         return found
 

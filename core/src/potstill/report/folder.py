@@ -50,7 +50,10 @@ class RecordedRun:
 
     @cached_property
     def result(self) -> dict[str, Any]:
-        return self._json("result.json", "the run has not ended")
+        result = self._json("result.json", "the run has not ended")
+        if isinstance(result.get("teacher"), dict):
+            result["teacher"] = self._checked("result.json, teacher,", result["teacher"])
+        return result
 
     @cached_property
     def environment(self) -> dict[str, Any]:
@@ -131,14 +134,14 @@ class RecordedRun:
     def _stage(self, folder: Path) -> StageFolder:
         where = f"stages/{folder.name}"
         lines = list(self._lines(f"{where}/metrics.jsonl"))
-        result = self._json(f"{where}/result.json", "the stage has not ended")
+        result = self._checked(f"{where}/result.json", self._json(f"{where}/result.json", "the stage has not ended"))
         details = self._json(f"{where}/details.json", "an older potstill made no tables of errors") if result else {}
         return StageFolder(
             name=folder.name.split("-", 1)[-1],
             path=folder,
             result=result,
             details={whose: _by_split(found) for whose, found in details.items()},
-            losses=[line for line in lines if "loss" in line],
+            losses=[line for line in lines if "loss" in line and isinstance(line.get("terms") or {}, dict)],
             evaluations=[line for line in lines if isinstance(line.get("evaluation"), dict)],
         )
 
@@ -156,6 +159,12 @@ class RecordedRun:
             return content
         self.missing.append(f"{name} holds no table: {consequence}.")
         return {}
+
+    def _checked(self, name: str, result: dict[str, Any]) -> dict[str, Any]:
+        """A model's result, without what is no table where one belongs."""
+        damaged = [key for key in ("metrics", "test", "best") if not isinstance(result.get(key) or {}, dict)]
+        self.missing += [f"{name} holds no table '{key}': its numbers are unknown." for key in damaged]
+        return {key: value for key, value in result.items() if key not in damaged}
 
     def _lines(self, name: str) -> Iterator[dict[str, Any]]:
         """The lines of a JSON lines file; the last one may be cut off where a run was killed."""

@@ -22,7 +22,7 @@ from potstill.report.elements import (
 )
 from potstill.report.errors import errors, interval_table
 from potstill.report.folder import RecordedRun, StageFolder
-from potstill.report.table import columns_of, headline, is_number, rows_of
+from potstill.report.table import cell, columns_of, headline, is_number, rows_of
 
 
 def write_report(folder: Path) -> Path:
@@ -115,7 +115,7 @@ def _stage_facts(stage: StageFolder) -> str:
     best = result.get("best") or {}
     facts = [
         f"trains the {result['trains']}" if result.get("trains") else "",
-        f"plugins {', '.join(result['plugins'])}" if result.get("plugins") else "no plugins",
+        f"plugins {cell('plugins', result['plugins'])}" if result.get("plugins") else "no plugins",
         f"{result['updates']:,} updates" if is_number(result.get("updates")) else "",
         f"{result['rows']:,} rows" if is_number(result.get("rows")) else "",
         duration(result["seconds"]) if is_number(result.get("seconds")) else "",

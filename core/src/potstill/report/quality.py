@@ -189,7 +189,7 @@ def _intervals(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, t
 
 
 def _shares(row: Mapping[str, Any], count: Any) -> dict[str, tuple[float, float]]:
-    accuracy = row.get("accuracy")
-    if not is_number(accuracy) or not is_number(count):
+    accuracy: Any = row.get("accuracy")
+    if not is_number(accuracy) or not is_number(count) or not 0 <= accuracy <= 1:  # a damaged one
         return {}
     return {"accuracy": wilson(accuracy * count, count)}
