@@ -29,7 +29,7 @@ _REFUSALS = {
 """By the system's number: what is wrong, and what would be right."""
 
 _NUMBER = re.compile(r"(?:\[Errno |os error )(\d+)")
-_DRAFT = re.compile(r"\.([^/]+)\.\d+\.tmp(?=/|$)")
+_DRAFT = re.compile(r"\.([^/]+)\.(?:[0-9a-f]{8}-)?\d+\.tmp(?=/|$)")
 
 
 @contextmanager
