@@ -88,7 +88,7 @@ TEACHERS = [
     ("nothing", "holds no config.json, so it is not a model"),
     ("four", "tells 4 labels apart (sea, town, wood, sky), and the task has 3 (sea, town, wood)"),
     ("unnamed", "tells 2 labels apart (LABEL_0, LABEL_1), and the task has 3"),
-    ("value", "tells 1 labels apart (value), and the task has 3"),
+    ("value", "was made for the task 'regression', and this one is 'text-classification'"),
     ("pickle", "pytorch_model.bin is a pickle, which can run code when opened"),
     ("empty-weights", "holds no model.safetensors"),
     ("cut-weights", "are cut short or no safetensors"),
