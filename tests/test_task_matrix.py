@@ -207,6 +207,36 @@ def test_gradients_of_hinton_accumulated_are_those_of_one_batch(
         torch.testing.assert_close(many, one, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("plugin", "options"),
+    [
+        ("hinton", {"loss": "kl_mean"}),
+        ("hinton", {"loss": "logit_mse"}),
+        ("layers", {"kd": "mse", "kd_weight": 1.0, "hidden": {}}),
+        ("tinybert", {"phase": "prediction", "reduction": "reference"}),
+    ],
+)
+def test_averages_over_an_answers_places_accumulate_exactly(
+    plugin: str, options: dict[str, Any], place: Path, tmp_path: Path
+) -> None:
+    """Micro-batches are padded to other widths than the whole is."""
+
+    def tables(size: int, group: int) -> dict[str, Any]:
+        made = cell("question-answering", plugin, batch_size=size, updates=1, teacher_once=False)
+        made["student"] = {"config": bert(1, 16, **CALM)}
+        made["stage"][0] |= {"plugins": [plugin, "accumulate"], plugin: options, "accumulate": {"batches": group}}
+        return made
+
+    stage = stage_of(tables(8, 1), place, tmp_path / "count")
+    with stage.exit:
+        rows = len(stage.examples("train"))
+    whole = gradients(tables(rows, 1), place, tmp_path / "whole")
+    parts = gradients(tables(-(-rows // 4), 4), place, tmp_path / "parts")
+    assert whole
+    for one, many in zip(whole, parts, strict=True):
+        torch.testing.assert_close(many, one, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_a_student_learns_what_its_teacher_knows_and_exports_with_parity_and_the_same_scores(
     task: str, place: Path, tmp_path: Path

@@ -285,9 +285,8 @@ class Context:
         source = self.source("train")
         if isinstance(source, RunningText):
             return label_names(self.recipe.task, self.root, []) or None
-        if self.recipe.task.labels is None and source is not None and source.label_names:
-            return list(source.label_names)
-        return label_names(self.recipe.task, self.root, source.labels() if source else []) or None
+        values, stated = (source.labels(), source.label_names) if source else ([], None)
+        return label_names(self.recipe.task, self.root, values, stated) or None
 
     def given_keys(self) -> dict[str, str]:
         """A hash of each model that the caller holds, by side."""

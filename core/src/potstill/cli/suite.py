@@ -87,7 +87,7 @@ def suite(
     named = dict(zip(model_names(models), models, strict=True))
     progress = make_progress(quiet)
     absent = absent_tasks(tasks, progress, require_all=require_all)
-    for name, spec in named.items():  # all of them first, so that the second one's faults are told before any training
+    for name, spec in list(named.items())[1:]:  # so that its faults, too, are told before anything is trained
         prepare_suite(tasks, spec, folder=place / name, **runs)
     found = [
         run_suite(

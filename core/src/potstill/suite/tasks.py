@@ -120,8 +120,7 @@ def absence(task: SuiteTask) -> str | None:
         train, _ = _opened(parsed, task.root, "train"), _opened(parsed, task.root, "validation")
     except AbsentDataError as error:
         return str(error)
-    known = train.label_names if parsed.task.labels is None else None
-    names = list(known or label_names(parsed.task, task.root, train.labels()))
+    names = label_names(parsed.task, task.root, train.labels(), train.label_names)
     for metric in task.metrics:
         load_task(parsed.task.model_copy(update={"metric": metric}), names or None)
     return None

@@ -6,7 +6,7 @@ An entry point in the group `potstill.tasks` names a class; the recipe's `task.k
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -356,16 +356,21 @@ def task_with_head(architecture: str) -> str | None:
     return next(found, None)
 
 
-def label_names(config: TaskConfig, root: Path, values: Iterable[Any]) -> list[str]:
+def label_names(
+    config: TaskConfig, root: Path, values: Iterable[Any], stated: Sequence[str] | None = None
+) -> list[str]:
     """The classes' names: the recipe's list, the file it names (one name a line), or what the training data holds.
 
     Args:
         root: the folder that a file name is relative to.
+        stated: names that the training data itself gives its classes (`Source.label_names`).
         values: the raw label column of the training data, read only where the recipe gives no names.
 
     Raises: DataError where the file is missing or names repeat.
     """
     given = config.labels
+    if given is None and stated:
+        return list(stated)
     if given is None:
         kind = task_class(config.kind)
         return kind.names_from(values, checked_options(kind, config))

@@ -38,8 +38,7 @@ def kl(
     Returns: nats, a mean per row; NaN for 0 rows.
     Raises: ShapeError where the shapes differ.
     """
-    known, learnt = _log_probabilities(student, teacher, temperature, kind)
-    return _scaled((known.exp() * (known - learnt)).sum(-1).mean(), temperature, t_squared)
+    return _scaled(_kl_rows(student, teacher, temperature, kind).mean(), temperature, t_squared)
 
 
 def soft_ce(
@@ -75,8 +74,7 @@ def kl_mean(
 
     Returns, Raises: as `kl`; a mean per (row, class).
     """
-    known, learnt = _log_probabilities(student, teacher, temperature, kind)
-    rows = (known.exp() * (known - learnt)).sum(-1)
+    rows = _kl_rows(student, teacher, temperature, kind)
     return _scaled((rows / (student.shape[-1] if choices is None else choices.sum(-1))).mean(), temperature, t_squared)
 
 
@@ -142,6 +140,12 @@ PER_CLASS = ("kl_mean", "logit_mse")
 def weights(alpha: float, hard: float | None = None) -> tuple[float, float]:
     """Weights of the soft and the hard term: α and 1 − α, or α and `hard` where that is given."""
     return alpha, 1 - alpha if hard is None else hard
+
+
+def _kl_rows(student: Tensor, teacher: Tensor, temperature: float, kind: Kind) -> Tensor:
+    """[n], summed over classes."""
+    known, learnt = _log_probabilities(student, teacher, temperature, kind)
+    return (known.exp() * (known - learnt)).sum(-1)
 
 
 def _log_probabilities(student: Tensor, teacher: Tensor, temperature: float, kind: Kind) -> tuple[Tensor, Tensor]:
