@@ -141,12 +141,12 @@ def test_what_cannot_be_compared_is_one_sentence(
     bare = make_run(tmp_path / "bare")
     (bare / "recipe.toml").unlink()
     for words, sentence in (
-        ([runs[0]], "name two run folders or more."),
+        ([runs[0]], "name two folders or more."),
         ([runs[0], tmp_path / "absent"], f"There is no run folder '{tmp_path / 'absent'}'."),
-        ([runs[0], runs[0]], f"'{runs[0]}' is named twice; name each run folder once."),
+        ([runs[0], runs[0]], f"'{runs[0]}' is named twice; name each folder once."),
         (
             [runs[0], runs[0].parent / "cold" / ".." / "seed=1"],
-            f"'{runs[0].parent}/cold/../seed=1' is named twice, before as '{runs[0]}'; name each run folder once.",
+            f"'{runs[0].parent}/cold/../seed=1' is named twice, before as '{runs[0]}'; name each folder once.",
         ),
         (
             [runs[0], bare],

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import potstill.cli
-from potstill.cli.suite import model_names
+from potstill.cli.suite import run_names
 from potstill.errors import UserError
 from potstill.files import write_json
 from potstill.outcomes import NAME, keep_outcomes
@@ -77,7 +77,7 @@ def test_two_seeds_are_judged_by_the_rows_alone(tmp_path: Path) -> None:
 def test_a_table_of_both_shows_points_and_the_verdict(tmp_path: Path) -> None:
     one, other = suite(tmp_path / "one", {"a": 0.9}), suite(tmp_path / "other", {"a": 0.7})
     found = compare(one, other, tmp_path / "one", tmp_path / "other", Progress())
-    row, average = verdict_rows([one, other], found)
+    row, average = verdict_rows([one, other], [found])
     assert row["one"] == "90.50 ± 0.50"
     assert row["other"] == "70.50 ± 0.50"
     assert row["difference"] == "+20.00"
@@ -167,12 +167,8 @@ def test_metrics_where_less_is_better_are_no_points_and_have_no_average() -> Non
     ],
 )
 def test_models_are_called_by_what_tells_them_apart(places: list[str], names: list[str]) -> None:
-    assert model_names(places) == names
-
-
-def test_a_model_against_itself_is_refused() -> None:
-    with pytest.raises(UserError, match="neither better nor worse than itself"):
-        model_names(["/a/student", "/a/student"])
+    assert run_names(places) == names
+    assert run_names(places, ["fgm:epsilon=0.5", "hinton"]) == [f"{name}+fgm+hinton" for name in names]
 
 
 def test_the_command_judges_two_encoders_and_keeps_what_it_told(
@@ -200,6 +196,57 @@ def test_the_command_judges_two_encoders_and_keeps_what_it_told(
     assert found == json.loads((tmp_path / "encoder-against-rival.json").read_text())
     assert set(found["tasks"]) == {"topic", "likeness"}
     assert found["average"]["verdict"] in ("better", "worse", "inconclusive")
+
+
+def test_suites_that_ran_are_put_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three of them, two of which are called alike, with a task that only one of them ran."""
+    folders = [tmp_path / "plain" / "student", tmp_path / "taught" / "student", tmp_path / "other"]
+    for folder, share in zip(folders, (0.9, 0.7, 0.9), strict=True):
+        tasks = {"a": share, "b": share} | ({"c": 0.5} if folder.name == "other" else {})
+        write_json(folder / "suite.json", suite(folder, tasks))
+    assert potstill.cli.main(["compare", *map(str, folders), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    names = ["plain-student", "taught-student", f"{tmp_path.name}-other"]
+    assert [one["name"] for one in told["suites"]] == names
+    assert list(told["comparisons"]) == names[1:]
+    against = told["comparisons"][names[1]]
+    assert (
+        against["tasks"]["a"]
+        == compare(
+            *(json.loads((folder / "suite.json").read_text()) for folder in folders[:2]), *folders[:2], Progress()
+        )["tasks"]["a"]
+    )
+    assert potstill.cli.main(["compare", *map(str, folders)]) == 0
+    out, err = capsys.readouterr()
+    assert "c: left out, as not all of the suites ran it." in err
+    for row in ("a", "b", "average"):
+        [line] = [line for line in out.splitlines() if line.split()[:1] == [row]]
+        assert "+20.00 better" in line
+        assert "+0.00 inconclusive" in line
+    assert potstill.cli.main(["compare", str(folders[0]), str(folders[1])]) == 0
+    assert "p over seeds" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["one"], "name two folders or more"),
+        (["one", "one"], "is named twice"),
+        (["one", "."], "holds no suite.json; name the folder that `potstill suite` made for one model, here one or"),
+        (["one", "nowhere"], "'nowhere' is no folder; name the folder that"),
+        (["one", "other", "--html", "page.html"], "--html shows the curves of runs"),
+        (["one", "strange"], "one, strange have no finished task in common"),
+    ],
+    ids=" ".join,
+)
+def test_suites_that_cannot_be_compared_are_one_sentence(
+    words: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, task in (("one", "a"), ("other", "a"), ("strange", "b")):
+        write_json(tmp_path / name / "suite.json", suite(Path(name), {task: 0.5}))
+    assert potstill.cli.main(["compare", *words]) == 2
+    assert sentence in capsys.readouterr().err
 
 
 def test_tags_and_answers_are_judged_by_the_seeds_alone(tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ def test_a_file_that_is_no_recipe_is_a_sentence(run: Run, tmp_path: Path, conten
             "binary.csv' is no earlier export's, so '.' is not replaced",
         ),
         ("time nothing", "so there is nothing to time"),
-        ("compare teacher", "name two run folders or more"),
+        ("compare teacher", "name two folders or more"),
         ("compare nothing nothing", "The folder 'nothing' holds no run"),
         ("report nothing", "The folder 'nothing' holds no run"),
         ("plugins show hintn", "Did you mean 'hinton'?"),

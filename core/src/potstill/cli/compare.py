@@ -10,27 +10,38 @@ import click
 
 from potstill.cli.options import json_option
 from potstill.cli.output import say_json
+from potstill.cli.suite import compare_suites
+from potstill.errors import UserError
 
 if TYPE_CHECKING:
     from potstill.report.comparison import Comparison
 
 
 @click.command
-@click.argument("folders", nargs=-1, required=True, metavar="RUN RUN …", type=click.Path(path_type=Path))
+@click.argument("folders", nargs=-1, required=True, metavar="FOLDER FOLDER …", type=click.Path(path_type=Path))
 @click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Write a page with all curves overlaid.")
 @json_option
 def compare(folders: tuple[Path, ...], html: Path | None, as_json: bool) -> None:
     """Put two or more runs side by side: what differs in their settings, and every model's metrics.
 
-    Of runs that differ by their seeds alone it shows the mean, the standard deviation and an interval too.
+    Of runs that differ by their seeds alone it shows the mean, the standard deviation and an interval too. Of the
+    folders that `potstill suite` made for its models it shows every task, and whether the first is better.
 
     \b
     Examples:
       potstill compare runs/with-teacher runs/without-teacher
       potstill compare sweeps/distil/seed=* --html seeds.html
+      potstill compare suites/glue/student+hinton suites/glue/student
     """
-    from potstill.report.comparison import Comparison
+    from potstill.report.comparison import Comparison, check_places
+    from potstill.suite.kept import is_suite
 
+    if any(map(is_suite, folders)):
+        if html is not None:
+            raise UserError("--html shows the curves of runs, and a suite has none of its own; name run folders in it.")
+        check_places(folders)
+        compare_suites(folders, as_json)
+        return
     found = Comparison(folders)
     if html is not None:
         from potstill.report.comparepage import write_comparison

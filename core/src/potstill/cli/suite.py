@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 @click.argument("suites", nargs=-1, required=True, metavar="glue|clue|FILE.toml …")
 @click.option("--model", required=True, metavar="DIR|HUB-ID", help="The encoder: a run, a model folder, or a hub id.")
 @click.option("--against", metavar="DIR|HUB-ID", help="Another encoder: is the first better, on each task?")
+@click.option("--teacher", metavar="DIR", help="A suite's folder of one model, which teaches in every task.")
 @click.option("--task", "only", multiple=True, metavar="NAME", help="Only this task of them; repeatable.")
 @data_root_option
 @click.option("--seeds", metavar="1,2,3", help="Seeds that each task runs with. [default: the recipes' own]")
@@ -51,6 +52,7 @@ def suite(
     suites: tuple[str, ...],
     model: str,
     against: str | None,
+    teacher: str | None,
     only: tuple[str, ...],
     data_root: str | None,
     seeds: str | None,
@@ -69,24 +71,33 @@ def suite(
     again. It ends with one table, mean ± standard deviation over the seeds, and the average of the tasks. Without
     --data-root, glue and clue are read from the hub.
 
+    The fine-tuned models that a suite kept (--keep-models) can teach another one: --teacher names its folder, -p the
+    plugin that learns from it. `potstill compare` puts the folders of several suites side by side.
+
     \b
     Examples:
       potstill suite glue --model runs/student --data-root data --seeds 1,2,3
       potstill suite glue --model runs/student --data-root data --grid stage.tune.learning_rate=2e-5,5e-5 --seeds 1,2,3
       potstill suite glue --model runs/student --against runs/alone --data-root data --seeds 1,2,3
       potstill suite mine.toml mrpc.toml --model bert-base-uncased --set data.train_rows=2000
+      potstill suite glue --model runs/student --data-root data --teacher suites/glue/bert -p hinton
     """
+    from potstill.suite.kept import fine_tuned
     from potstill.suite.running import absent_tasks, prepare_suite, run_suite
-    from potstill.suite.tasks import suite_tasks
+    from potstill.suite.tasks import suite_tasks, with_teachers
 
     tasks = suite_tasks(suites, existing_root(data_root), only=only, plugins=plugins, settings=settings)
     place = Path(folder) if folder else Path("suites") / "-".join(Path(word).stem for word in suites)
     given = [(model, "--model")] + ([] if against is None else [(against, "--against")])
     models = [model_place(spec, option) for spec, option in given]
     runs: dict[str, Any] = {"grid": parse_grid(grids), "seeds": parse_seeds(seeds)}
-    named = dict(zip(model_names(models), models, strict=True))
+    _check_unlike(models)
+    named = dict(zip(run_names(models, plugins), models, strict=True))
+    teachers = None if teacher is None else fine_tuned(Path(teacher).expanduser())
     progress = make_progress(quiet)
     absent = absent_tasks(tasks, progress, require_all=require_all)
+    tasks = [task for task in tasks if task.name not in absent]
+    tasks = tasks if teachers is None else with_teachers(tasks, teachers)
     for name, spec in list(named.items())[1:]:  # so that its faults, too, are told before anything is trained
         prepare_suite(tasks, spec, folder=place / name, **runs)
     found = [
@@ -110,15 +121,21 @@ def suite(
         _judge(found, place, progress, as_json)
 
 
-def model_names(places: Sequence[str]) -> list[str]:
-    """What to call models: as much of the ends of their paths as tells them apart, "model" of a run left out.
-
-    Raises: UserError where two are the same.
-    """
-    if len({str(Path(place).resolve()) if Path(place).exists() else place for place in places}) < len(places):
+def _check_unlike(models: Sequence[str]) -> None:
+    if len({str(Path(place).resolve()) if Path(place).exists() else place for place in models}) < len(models):
         raise UserError(
-            f"--model and --against are both '{places[0]}'; a model is neither better nor worse than itself."
+            f"--model and --against are both '{models[0]}'; a model is neither better nor worse than itself."
         )
+
+
+def run_names(models: Sequence[str], plugins: Sequence[str] = ()) -> list[str]:
+    """What to call the models' runs: the model, and "+" before each plugin that was added."""
+    added = "".join(f"+{plugin.partition(':')[0]}" for plugin in plugins)
+    return [f"{name}{added}" for name in told_apart(models)]
+
+
+def told_apart(places: Sequence[str]) -> list[str]:
+    """As much of the ends of different paths as tells them apart, "model" of a run left out."""
     parts = [Path(place.removesuffix("/model")).parts for place in places]
     for count in range(1, max(map(len, parts)) + 1):
         names = ["-".join(part.strip("/") for part in own[-count:]) for own in parts]
@@ -142,20 +159,50 @@ def _show(found: dict[str, Any], place: Path, as_json: bool) -> None:
 def _judge(found: Sequence[dict[str, Any]], place: Path, progress: Progress, as_json: bool) -> None:
     """Two encoders side by side, and which is better; kept beside their folders too."""
     from potstill.files import write_json, write_text
-    from potstill.report.table import markdown, print_table
+    from potstill.report.table import markdown
     from potstill.suite.tables import model_column, table_columns, verdict_rows
     from potstill.suite.verdict import compare
 
     first, second = found
     comparison = compare(first, second, place / first["name"], place / second["name"], progress)
-    rows = verdict_rows(found, comparison)
-    columns, names = table_columns(rows), [model_column(suite) for suite in found]
+    rows = verdict_rows(found, [comparison])
+    table = markdown(rows, table_columns(rows), names=[model_column(suite) for suite in found])
     path = place / f"{first['name']}-against-{second['name']}"
     write_json(path.with_name(f"{path.name}.json"), {"suites": found, **comparison})
-    write_text(path.with_name(f"{path.name}.md"), f"{markdown(rows, columns, names=names)}\n{comparison['method']}\n")
+    write_text(path.with_name(f"{path.name}.md"), f"{table}\n{comparison['method']}\n")
     if as_json:
         say_json({"suites": found, **comparison})
         return
-    print_table(rows, columns=columns, names=names)
-    click.echo(comparison["method"])
+    _tell(found, [comparison])
     click.echo(f"folder  {place}")
+
+
+def compare_suites(folders: Sequence[Path], as_json: bool) -> None:
+    """Suites that ran, side by side, and the first against each of the others.
+
+    Raises: UserError for a folder that is no suite's, and for suites without a task, rows or seeds in common.
+    """
+    from potstill.suite.kept import read_suite, shared
+    from potstill.suite.verdict import compare
+
+    found = [read_suite(folder, "potstill compare") for folder in folders]
+    names = told_apart([str(folder.resolve()) for folder in folders])
+    suites, left = shared([{**suite, "name": name} for suite, name in zip(found, names, strict=True)])
+    progress = make_progress(quiet=as_json)
+    for task in left:
+        progress.note(f"{task}: left out, as not all of the suites ran it.")
+    (first, place), *others = zip(suites, folders, strict=True)
+    comparisons = [compare(first, other, place, folder, progress) for other, folder in others]
+    if as_json:
+        say_json({"suites": suites, "comparisons": dict(zip(names[1:], comparisons, strict=True))})
+    else:
+        _tell(suites, comparisons)
+
+
+def _tell(suites: Sequence[dict[str, Any]], comparisons: Sequence[dict[str, Any]]) -> None:
+    from potstill.report.table import print_table
+    from potstill.suite.tables import model_column, table_columns, verdict_rows
+
+    rows = verdict_rows(suites, comparisons)
+    print_table(rows, columns=table_columns(rows), names=[model_column(suite) for suite in suites])
+    click.echo(comparisons[0]["method"])

@@ -26,24 +26,13 @@ class Comparison:
     folders: Sequence[Path]
 
     def __post_init__(self) -> None:
-        if len(self.folders) < 2:
-            raise UserError(f"There is only '{self.folders[0]}': name two run folders or more.")
+        check_places(self.folders)
         opened = [RecordedRun(folder) for folder in self.folders]
-        self._check_places()
         short = [folder.resolve().name for folder in self.folders]
         names = short if len(set(short)) == len(short) else [str(folder) for folder in self.folders]
         self.runs = dict(zip(names, opened, strict=True))
         self.recipes = {name: _recipe(run) for name, run in self.runs.items()}
         self._check_tasks()
-
-    def _check_places(self) -> None:
-        places: dict[Path, Path] = {}
-        for folder in self.folders:
-            place = folder.resolve()
-            if place in places:
-                before = "" if places[place] == folder else f", before as '{places[place]}'"
-                raise UserError(f"'{folder}' is named twice{before}; name each run folder once.")
-            places[place] = folder
 
     def _check_tasks(self) -> None:
         kinds = {name: recipe.task.kind for name, recipe in self.recipes.items()}
@@ -89,6 +78,19 @@ class Comparison:
         if len({str(run.environment["data"]) for run in self.runs.values() if run.environment.get("data")}) > 1:
             found.append("The runs read different data, so their metrics may be of different rows.")
         return found
+
+
+def check_places(folders: Sequence[Path]) -> None:
+    """Raises: UserError where there are fewer than two, or one is named twice."""
+    if len(folders) < 2:
+        raise UserError(f"There is only '{folders[0]}': name two folders or more.")
+    places: dict[Path, Path] = {}
+    for folder in folders:
+        place = folder.resolve()
+        if place in places:
+            before = "" if places[place] == folder else f", before as '{places[place]}'"
+            raise UserError(f"'{folder}' is named twice{before}; name each folder once.")
+        places[place] = folder
 
 
 def _recipe(run: RecordedRun) -> Recipe:

@@ -57,12 +57,29 @@ def model_column(suite: Found) -> str:
     return f"model {suite['name']}" if suite["name"] in _OWN else str(suite["name"])
 
 
-def verdict_rows(suites: Sequence[Found], comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """`score_rows` of two suites, with what `compare` found beside each: difference, interval, p-value, verdict."""
-    found = {**comparison["tasks"], AVERAGE: comparison["average"]}
-    rows = [row for row in score_rows(suites) if found.get(row["task"]) is not None]
+def verdict_rows(suites: Sequence[Found], comparisons: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """`score_rows` of suites, with what `compare` found of the first against each of the others beside them.
+
+    Of one other: difference, interval, p-value and verdict; of several, difference and verdict in a column each.
+    """
+    found = [{**comparison["tasks"], AVERAGE: comparison["average"]} for comparison in comparisons]
     lower = {name for name, task in suites[0]["tasks"].items() if task.get("metrics", [""])[0] in LOWER_IS_BETTER}
-    return [row | _verdict(found[row["task"]], 1 if row["task"] in lower else 100) for row in rows]
+    rows = []
+    for row in score_rows(suites):
+        judged = [own[row["task"]] for own in found if own.get(row["task"]) is not None]
+        scale = 1 if row["task"] in lower else 100
+        if len(judged) < len(found):
+            continue
+        if len(judged) == 1:
+            rows.append(row | _verdict(judged[0], scale))
+        else:
+            others = [f"against {model_column(suite)}" for suite in suites[1:]]
+            rows.append(row | dict(zip(others, [_short(own, scale) for own in judged], strict=True)))
+    return rows
+
+
+def _short(found: Mapping[str, Any], scale: float) -> str:
+    return f"{scale * found['difference']:+.2f} {found['verdict']}"
 
 
 def _verdict(found: Mapping[str, Any], scale: float) -> dict[str, Any]:

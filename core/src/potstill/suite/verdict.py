@@ -15,6 +15,7 @@ from potstill.files import read_json
 from potstill.models import task_of
 from potstill.outcomes import Rows, kept_outcomes
 from potstill.progress import Progress
+from potstill.suite.kept import shared
 from potstill.suite.statistics import (
     ENOUGH_SEEDS,
     RESAMPLES,
@@ -49,14 +50,10 @@ def compare(
         is none), "seeds" (the t-test; None below three), "verdict"; scores of several metrics count with their mean.
     Raises: UserError where no task is shared, or a task's rows or seeds are not the same.
     """
-    shared = [
-        name for name, task in first["tasks"].items() if "runs" in task and "runs" in second["tasks"].get(name, {})
-    ]
-    if not shared:
-        raise UserError(f"The suites in {one} and {other} have no finished task in common.")
+    [first, second], _ = shared((first, second))
     found: dict[str, Any] = {}
     resampled: list[npt.NDArray[np.float64] | None] = []
-    for number, name in enumerate(shared):
+    for number, name in enumerate(first["tasks"]):
         tasks = first["tasks"][name], second["tasks"][name]
         _check_alike(name, *tasks)
         draws = None
@@ -68,20 +65,16 @@ def compare(
         less = tasks[0]["metrics"][0] in LOWER_IS_BETTER
         found[name] = _told(scores[0], scores[1], draws, less=less)
         resampled.append(draws)
-    return {"method": METHOD, "tasks": found, "average": _average(first, second, shared, resampled)}
+    return {"method": METHOD, "tasks": found, "average": _average(first, second, resampled)}
 
 
 def _average(
-    first: Mapping[str, Any],
-    second: Mapping[str, Any],
-    shared: Sequence[str],
-    resampled: list[npt.NDArray[np.float64] | None],
+    first: Mapping[str, Any], second: Mapping[str, Any], resampled: list[npt.NDArray[np.float64] | None]
 ) -> dict[str, Any] | None:
     """None where the tasks have no average."""
-    parts = [{**suite, "tasks": {name: suite["tasks"][name] for name in shared}} for suite in (first, second)]
-    scores = [list(by_seed(part).values()) for part in parts]
+    scores = [list(by_seed(suite).values()) for suite in (first, second)]
     drawn = [draws for draws in resampled if draws is not None]
-    draws = np.mean(drawn, axis=0) if len(drawn) == len(shared) else None
+    draws = np.mean(drawn, axis=0) if len(drawn) == len(resampled) else None
     return _told(scores[0], scores[1], draws, less=False) if all(scores) else None
 
 

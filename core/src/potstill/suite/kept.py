@@ -1,0 +1,71 @@
+"""What suites left in their folders, read again: to teach others, or to be put side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from potstill.errors import UserError
+from potstill.files import read_json
+from potstill.suite.running import FILE
+from potstill.tasks import better
+
+
+def is_suite(folder: Path) -> bool:
+    """Whether a folder is that of a suite and one model, or has such folders in it."""
+    return (folder / FILE).is_file() or any(folder.glob(f"*/{FILE}"))
+
+
+def read_suite(folder: Path, who: str) -> dict[str, Any]:
+    """What `run_suite` wrote into its folder.
+
+    Args:
+        who: what errors name first, such as the option that named the folder.
+
+    Raises: UserError where that is no suite's folder, with those in it that are.
+    """
+    if (folder / FILE).is_file():
+        return dict(read_json(folder / FILE))
+    inner = sorted(str(path.parent) for path in folder.glob(f"*/{FILE}"))
+    there = "is no folder" if not folder.is_dir() else f"holds no {FILE}"
+    raise UserError(
+        f"{who}: '{folder}' {there}; name the folder that `potstill suite` made for one model"
+        f"{', here ' + ' or '.join(inner) if inner else ', such as suites/glue/MODEL'}."
+    )
+
+
+def fine_tuned(folder: Path) -> dict[str, Path]:
+    """By task, the model of a suite's run that has the best score by the task's first metric.
+
+    Raises: UserError where the folder is no suite's, or its models were thrown away.
+    """
+    found: dict[str, Path] = {}
+    for name, task in read_suite(folder, "--teacher")["tasks"].items():
+        if "runs" not in task:
+            continue
+        first, best = task["metrics"][0], task["runs"][0]
+        for run in task["runs"][1:]:
+            best = run if better(first, run[first], best[first]) else best
+        found[name] = folder / name / best["folder"] / "model"
+        if not any(found[name].glob("*.safetensors")):
+            raise UserError(
+                f"--teacher: {found[name].parent} has no weights, for they are thrown away once they are measured; "
+                f"remove {folder / name} and run it again with --keep-models."
+            )
+    return found
+
+
+def shared(suites: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The suites with the tasks alone that all of them ran, and the names of the others.
+
+    Raises: UserError where there is none.
+    """
+    every = dict.fromkeys(name for suite in suites for name in suite["tasks"])
+    both = [name for name in every if all("runs" in suite["tasks"].get(name, {}) for suite in suites)]
+    if not both:
+        raise UserError(
+            f"The suites {', '.join(str(suite['name']) for suite in suites)} have no finished task in common."
+        )
+    cut = [{**suite, "tasks": {name: suite["tasks"][name] for name in both}} for suite in suites]
+    return cut, [name for name in every if name not in both]
