@@ -16,10 +16,13 @@ from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassificat
 
 import potstill.cli
 from potstill.errors import ModelError, RecipeError, UserError
+from potstill.models import task_of
+from potstill.outcomes import kept_outcomes
 from potstill.progress import Progress
 from potstill.suite.encoder import save_encoder
 from potstill.suite.running import absent_tasks, run_suite
 from potstill.suite.tasks import suite_tasks
+from potstill.suite.verdict import compare
 from potstill.testing.contract import Unplugged, _Unplug
 from potstill.testing.tiny import bert, recipe, write_data
 from potstill.testing.words import asking, tagging, write_questions, write_tags
@@ -407,6 +410,17 @@ def test_tags_and_answers_are_tasks_of_a_suite_too(place: Path, tmp_path: Path) 
     for name, tables in (("tags", tagging()), ("answers", asking())):
         own = {**tables, "stage": [{"name": "tune", "epochs": 1, "batch_size": 16}]}
         (place / f"{name}.toml").write_text(tomli_w.dumps({key: own[key] for key in ("task", "data", "stage")}))
+    save(BertModel, place / "rival")
     tasks = suite_tasks([str(place / "tags.toml"), str(place / "answers.toml")], place)
-    found = run_suite(tasks, str(place / "encoder"), grid={}, seeds=[1], folder=tmp_path, name="encoder", progress=None)
-    assert [list(task["runs"][0])[2:] for task in found["tasks"].values()] == [["f1"], ["f1"]]
+    options: dict[str, Any] = {"grid": {}, "seeds": [1, 2], "progress": None}
+    one, other = (
+        run_suite(tasks, str(place / name), folder=tmp_path / name, name=name, **options)
+        for name in ("encoder", "rival")
+    )
+    assert [list(task["runs"][0])[2:] for task in one["tasks"].values()] == [["f1"], ["f1"]]
+    for name, task in one["tasks"].items():
+        run = tmp_path / "encoder" / name / task["runs"][0]["folder"]
+        kept = kept_outcomes(run / "stages" / "01-tune")
+        assert task_of(run / "model").rescore(*kept)["f1"] == pytest.approx(task["runs"][0]["f1"])
+    judged = compare(one, other, tmp_path / "encoder", tmp_path / "rival", Progress())["tasks"]
+    assert all(low <= task["difference"] <= high for task in judged.values() for low, high in [task["rows"]])

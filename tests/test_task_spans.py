@@ -193,9 +193,9 @@ def best_of(task: Any, rows: Examples, *marked: tuple[int, int, int, float, floa
         outcomes.append(kept)
         numbers.append(number)
     order = list(range(len(rows)))[::-1]  # batches come in any order
-    found: dict[str, Any] = task.score(
-        [outcomes[row] for row in order], np.concatenate([numbers[row] for row in order]), rows
-    )
+    answers = [outcomes[row] for row in order], np.concatenate([numbers[row] for row in order])
+    found: dict[str, Any] = task.score(*answers, rows)
+    assert task.rescore(*task.kept(*answers, rows)) == pytest.approx(found)
     return found
 
 

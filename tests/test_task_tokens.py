@@ -126,7 +126,10 @@ def scores_of(known: list[list[str]], found: list[list[str]], folder: Path, **op
         outcomes.append(kept)
         numbers.append(number)
     order = np.arange(len(known))[::-1]  # batches come in any order
-    return dict(task.score([outcomes[row] for row in order], np.concatenate(numbers)[order], rows))
+    answers = [outcomes[row] for row in order], np.concatenate(numbers)[order]
+    scores = task.score(*answers, rows)
+    assert task.rescore(*task.kept(*answers, rows)) == pytest.approx(scores)
+    return dict(scores)
 
 
 def test_the_scores_are_those_of_the_example_that_seqeval_documents(tmp_path: Path) -> None:

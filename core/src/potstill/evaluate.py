@@ -47,6 +47,11 @@ class Measured:
         """The task's tables of where the model errs."""
         return self.task.details(self.outcomes, self.labels, self.examples.student.lengths, self.examples)
 
+    @property
+    def kept(self) -> tuple[Any, Any] | None:
+        """What the task needs to score any draw of the rows again."""
+        return self.task.kept(self.outcomes, self.labels, self.examples)
+
 
 def evaluate(
     module: nn.Module,

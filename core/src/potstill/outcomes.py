@@ -19,7 +19,7 @@ Rows = npt.NDArray[Any] | list[npt.NDArray[Any]]
 
 
 def keep_outcomes(folder: Path, outcomes: Rows, labels: Rows) -> None:
-    """Writes what `Task.outcome` gave of all rows; nothing where a task keeps something else than numbers."""
+    """Writes what `Task.kept` gave; nothing where a task keeps something else than numbers."""
     parts = {**_packed("outcomes", outcomes), **_packed("labels", labels)}
     if not any(part.dtype.hasobject or part.dtype.kind in "US" for part in parts.values()):
         save_file(parts, folder / NAME)

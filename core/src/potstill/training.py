@@ -115,8 +115,8 @@ def _train(context: Context, plan: StagePlan, folder: Path, key: str) -> None:
             with new_folder(folder / MODULES) as draft:
                 checkpoint.write_tree(draft, stage.weights()["modules"])
         _save(stage, finished, folder / "best")
-        if (answers := measured["validation"]) is not None:
-            keep_outcomes(folder, answers.outcomes, answers.labels)
+        if (answers := measured["validation"]) is not None and (kept := answers.kept) is not None:
+            keep_outcomes(folder, *kept)
         details = {"model": _details(measured), "teacher": _details({"validation": teacher_measured})}
         write_json(folder / DETAILS, {whose: found for whose, found in details.items() if found})
         facts = {

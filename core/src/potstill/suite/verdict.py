@@ -13,7 +13,7 @@ import numpy.typing as npt
 from potstill.errors import FileError, UserError
 from potstill.files import read_json
 from potstill.models import task_of
-from potstill.outcomes import Rows, kept_outcomes
+from potstill.outcomes import NAME, Rows, kept_outcomes
 from potstill.progress import Progress
 from potstill.suite.kept import shared
 from potstill.suite.statistics import (
@@ -33,7 +33,7 @@ METHOD = (
     f"Better or worse: the paired bootstrap over validation rows ({RESAMPLES} draws, scores averaged over seeds) has "
     f"0 outside its 95 % interval and, from {ENOUGH_SEEDS} seeds on, the paired t-test over seeds has p < 0.05. "
     "Each task is tested by itself: of twenty tasks on which two models are alike, one may come out. "
-    "The average is resampled task by task. Tags, answers and losses are judged by the seeds alone."
+    "The average is resampled task by task. Losses are judged by the seeds alone."
 )
 
 
@@ -57,7 +57,7 @@ def compare(
         tasks = first["tasks"][name], second["tasks"][name]
         _check_alike(name, *tasks)
         draws = None
-        if _by_rows(one / name, tasks[0]):
+        if _by_rows((one / name, other / name), tasks):
             told.note(f"{name}: scoring {RESAMPLES} draws of its rows")
             scorers, rows = _scorers(name, one, other, *tasks)
             draws = bootstrap(*scorers, rows, seed=number)  # its own draws, as the average's tasks are not alike
@@ -91,9 +91,10 @@ def _told(
     }
 
 
-def _by_rows(folder: Path, task: Mapping[str, Any]) -> bool:
-    """Whether any rows of a task can be scored by what was kept of them: no losses, and nothing that looks at words."""
-    return "loss" not in task["metrics"] and not task_of(folder / task["runs"][0]["folder"] / "model").marks
+def _by_rows(folders: Sequence[Path], tasks: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether draws of the rows can be scored: not where a loss counts, nor where the task kept nothing of its rows."""
+    runs = [folder / run["folder"] for folder, task in zip(folders, tasks, strict=True) for run in task["runs"]]
+    return "loss" not in tasks[0]["metrics"] and any((_last_stage(run) / NAME).is_file() for run in runs)
 
 
 def _check_alike(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
@@ -120,7 +121,7 @@ def _scorers(
     for folder, task in ((one, first), (other, second)):
         own: list[Scorer] = []
         for run in task["runs"]:
-            outcomes, truth = _outcomes(folder / name / run["folder"])
+            outcomes, truth = kept_outcomes(_last_stage(folder / name / run["folder"]))
             own.append(scorer(task_of(folder / name / run["folder"] / "model"), outcomes, truth, metrics))
             labels.append(truth)
         made.append(own)
@@ -136,19 +137,19 @@ def scorer(task: Task, outcomes: Rows, labels: Rows, metrics: Sequence[str]) -> 
     """The mean of some metrics on drawn rows, from what the task kept of each row; NaN where they have none."""
 
     def score(drawn: npt.NDArray[np.int64]) -> float:
-        found = task.score(_taken(outcomes, drawn), _taken(labels, drawn))
+        found = task.rescore(_taken(outcomes, drawn), _taken(labels, drawn))
         return float(np.mean([found.get(metric, np.nan) for metric in metrics]))
 
     return score
 
 
-def _outcomes(run: Path) -> tuple[Rows, Rows]:
-    """What the run's last stage that trained the student kept of the validation rows."""
+def _last_stage(run: Path) -> Path:
+    """The run's last stage that trained the student."""
     student = read_json(run / "result.json")["student"]
     stages = [path for path in sorted((run / "stages").iterdir()) if path.name.partition("-")[2] == student]
     if not stages:
         raise FileError(f"The run in {run} has no stage '{student}'.")
-    return kept_outcomes(stages[0])
+    return stages[0]
 
 
 def _taken(rows: Rows, drawn: npt.NDArray[np.int64]) -> Rows:

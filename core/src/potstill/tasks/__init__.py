@@ -257,6 +257,18 @@ class Task(ABC):
         """
         return {}
 
+    def kept(self, outcomes: Labels, labels: Labels, rows: Examples) -> tuple[Labels, Labels] | None:
+        """Of each row what `rescore` needs, and what tells that another model was measured on the same rows.
+
+        Here what `outcome` gave; None of a task with marks, whose `score` looks at the rows: such a task gives numbers
+        of its own, or its scores are compared over seeds alone.
+        """
+        return None if self.marks else (outcomes, labels)
+
+    def rescore(self, kept: Labels, labels: Labels) -> dict[str, float]:
+        """`score` of some rows of what `kept` gave, without a look at the data; a row may be there several times."""
+        return self.score(kept, labels)
+
     @abstractmethod
     def decode(
         self,

@@ -167,15 +167,16 @@ class QuestionAnswering(Task):
         self, logits: npt.NDArray[Any] | list[npt.NDArray[Any]], labels: Any, rows: Examples | None = None
     ) -> dict[str, float]:
         """Exact match and F1 over the questions that have answers, or are known to have none."""
-        found = self._judged(logits, labels, rows)
-        return _means(list(found.values())) if found else {}
+        assert rows is not None
+        return self.rescore(*self.kept(logits, labels, rows))
 
     def details(
         self, outcomes: Any, labels: Any, lengths: npt.NDArray[Any], rows: Examples | None = None
     ) -> details.Details:
         """By length, the tokens of all windows of a question, and a bootstrap interval of F1 over the questions."""
+        assert rows is not None
         found = self._judged(outcomes, labels, rows)
-        if rows is None or not found:
+        if not found:
             return {}
         table = np.array(list(found.values()), dtype=np.float64)
         whole = np.bincount(rows.origin, weights=lengths)[list(found)].astype(int)
@@ -185,11 +186,19 @@ class QuestionAnswering(Task):
             "intervals": details.interval("f1", table[:, 2].mean(), ends, len(table), "bootstrap over questions, 95 %"),
         }
 
+    def kept(self, outcomes: Any, labels: Any, rows: Examples) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """[questions, 3] whether it has an answer, exact match and F1; [questions, 2] its row, and the first again."""
+        found = self._judged(outcomes, labels, rows)
+        table = np.array(list(found.values()), dtype=np.float64).reshape(-1, 3)
+        return table, np.column_stack([list(found), table[:, 0]]).astype(np.int64)
+
+    def rescore(self, kept: Any, labels: Any) -> dict[str, float]:
+        return _means(np.asarray(kept)) if len(kept) else {}
+
     def _judged(
-        self, logits: npt.NDArray[Any] | list[npt.NDArray[Any]], labels: Any, rows: Examples | None
+        self, logits: npt.NDArray[Any] | list[npt.NDArray[Any]], labels: Any, rows: Examples
     ) -> dict[int, tuple[bool, float, float]]:
         """By row of the data: whether the question has an answer, exact match and F1."""
-        assert rows is not None
         assert rows.source is not None
         kept = np.concatenate(logits) if isinstance(logits, list) else logits
         windows_of = _by_row(kept, np.asarray(labels), rows)
@@ -322,9 +331,8 @@ def _scores(table: npt.NDArray[Any]) -> dict[str, float]:
     return {"f1": float(table[:, 2].mean()), "exact_match": float(table[:, 1].mean())}
 
 
-def _means(found: list[tuple[bool, float, float]]) -> dict[str, float]:
-    """Of (has an answer, exact match, F1) a question."""
-    table = np.array(found, dtype=np.float64)
+def _means(table: npt.NDArray[Any]) -> dict[str, float]:
+    """Of [questions, 3]: has an answer, exact match, F1."""
     answerable = table[:, 0] == 1
     scores = {"f1": table[:, 2].mean(), "exact_match": table[:, 1].mean()}
     if not answerable.all():

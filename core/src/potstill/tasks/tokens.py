@@ -250,6 +250,30 @@ class TokenClassification(Task):
             "intervals": details.interval("f1", f1(np.arange(len(sums))), ends, len(sums), "bootstrap over rows, 95 %"),
         }
 
+    def kept(self, outcomes: Any, labels: Any, rows: Examples) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Of each row with tags, [rows, 5] entities that are there, that are told and that are both, words, and words
+        with the right tag; and [rows, 3] its number, entities and words."""
+        numbers, known, found = self._told(outcomes, labels, rows)
+        counts = np.array([self._counts(*both) for both in zip(known, found, strict=True)], dtype=np.int64).reshape(
+            -1, 5
+        )
+        return counts, np.column_stack([numbers, counts[:, [0, 3]]])
+
+    def _counts(self, known: list[str], found: list[str]) -> tuple[int, ...]:
+        there, told = self._found(known), self._found(found)
+        right = sum(one == other for one, other in zip(known, found, strict=True))
+        return len(there), len(told), len(there & told), len(known), right
+
+    def rescore(self, kept: Any, labels: Any) -> dict[str, float]:
+        if not len(kept):
+            return {}
+        there, told, both, words, right = np.asarray(kept).sum(0).tolist()
+        scores = {"accuracy": right / words}
+        if self._entities:
+            scores |= {"precision": both / told if told else 0.0, "recall": both / there if there else 0.0}
+            scores["f1"] = 2 * both / (there + told) if there + told else 0.0
+        return scores
+
     def _told(
         self, logits: npt.NDArray[Any] | list[npt.NDArray[Any]], labels: Any, rows: Examples | None
     ) -> tuple[list[int], list[list[str]], list[list[str]]]:
