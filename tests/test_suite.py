@@ -99,6 +99,14 @@ def test_a_suite_that_broke_off_goes_on_to_the_same_end(place: Path, tmp_path: P
     assert ran(place, tmp_path / "broken") == ran(place, tmp_path / "whole")
 
 
+def test_a_suite_that_was_moved_goes_on(place: Path, tmp_path: Path) -> None:
+    first = ran(place, tmp_path / "here")
+    times = [path.stat().st_mtime_ns for path in sorted((tmp_path / "here").rglob("stages/*/result.json"))]
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    assert ran(place, tmp_path / "there") == first
+    assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "there").rglob("stages/*/result.json"))] == times
+
+
 def test_a_seed_more_runs_that_seed_only_although_the_weights_are_gone(place: Path, tmp_path: Path) -> None:
     first = ran(place, tmp_path)
     assert {path.name for path in tmp_path.glob("*/seed=*/**/*.safetensors")} == {"outcomes.safetensors"}

@@ -217,7 +217,7 @@ def test_a_file_that_is_no_recipe_is_a_sentence(run: Run, tmp_path: Path, conten
         ),
         ("time nothing", "so there is nothing to time"),
         ("compare teacher", "name two folders or more"),
-        ("compare nothing nothing", "The folder 'nothing' holds no run"),
+        ("compare nothing teacher", "The folder 'nothing' holds no run"),
         ("report nothing", "The folder 'nothing' holds no run"),
         ("plugins show hintn", "Did you mean 'hinton'?"),
         ("plugins new X!", "'X!' cannot be a plugin's name"),

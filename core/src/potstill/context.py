@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import signal
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import current_thread, main_thread
@@ -23,11 +23,11 @@ from potstill.data.examples import Examples, forget_labels
 from potstill.data.source import Source, open_source
 from potstill.data.transform import Transform, transformed
 from potstill.errors import DataError, Interrupted, ModelError
-from potstill.files import path_hash, sweep_drafts, text_hash
+from potstill.files import sweep_drafts, text_hash
+from potstill.named import NamedFiles
 from potstill.progress import Progress, Stoppable
 from potstill.ranks import Ranks
-from potstill.recipe import DataConfig, ModelConfig, Recipe, StagePlan
-from potstill.references import STAGE
+from potstill.recipe import DataConfig, Recipe, StagePlan
 from potstill.tasks import Task, label_names, load_task, task_class
 from potstill.tracking import Tracking
 
@@ -88,6 +88,7 @@ class Context:
         given: models that the caller holds already, by "teacher" and "student"; stages work on copies of them.
         tables: data sets that the caller holds already, by split.
         tracking: where curves go beside metrics.jsonl; nowhere where it is left out.
+        named: the files below `root`, of which some may be hashed already.
     """
 
     def __init__(
@@ -100,10 +101,12 @@ class Context:
         given: Mapping[str, Model] | None = None,
         tables: Mapping[str, Any] | None = None,
         tracking: Tracking | None = None,
+        named: NamedFiles | None = None,
     ) -> None:
         self.recipe = recipe
         self.folder = folder
         self.root = root
+        self.named = named or NamedFiles(root)
         self.progress = progress
         self.tracking = tracking or Tracking((), folder, recipe.name, progress)
         self.given = dict(given or {})
@@ -111,7 +114,6 @@ class Context:
         self.ranks = Ranks()
         self.stop = Stop()
         self.handed_on: dict[str, Path] = {}
-        self._named_files: dict[str, str] = {}
         self._given_keys: dict[str, str] = {}
         self._sources: dict[str, Source | RunningText | None] = {}
         self._examples: dict[tuple[str | None, ...], Examples | None] = {}
@@ -127,11 +129,6 @@ class Context:
         if self.recipe.export is not None and "validation" not in named:
             raise DataError("An export is proven on validation rows, and the recipe names no data.validation.")
 
-    def path(self, spec: str) -> Path:
-        """A path of the recipe: absolute ones as they are, others below the data root."""
-        path = Path(spec).expanduser()
-        return path if path.is_absolute() else self.root / path
-
     def find(self, reference: str) -> str:
         """Where the model of a reference lies: the folder of an earlier stage, a folder, or a hub id."""
         if reference.startswith("stage:"):
@@ -139,7 +136,7 @@ class Context:
             if name not in self.handed_on:
                 raise ModelError(f"The model of the stage '{name}' is asked for before that stage is done.")
             return str(self.handed_on[name])
-        place = self.path(reference)
+        place = self.named.path(reference)
         return str(place) if place.exists() else reference
 
     def data_of(self, plan: StagePlan) -> DataConfig:
@@ -294,40 +291,12 @@ class Context:
             self._given_keys.setdefault(side, model_key(model))
         return dict(self._given_keys)
 
-    def named_files(self, side: str) -> dict[str, str]:
-        """Hashes of the files and folders that the recipe and its stages name for "teacher" or "student"."""
-        found: list[Any] = [getattr(self.recipe, side)]
-        for plan in self.recipe.stages:
-            found += [plan.student] if side == "student" else plan.every_teacher.values()
-        return self.files_in(found)
-
-    def files_in(self, tables: Iterable[ModelConfig | Mapping[str, Any] | str | None]) -> dict[str, str]:
-        """Hashes of the files and folders that tables and references name, by their words there."""
-        plain = [table.model_dump() if isinstance(table, ModelConfig) else table for table in tables]
-        words = {word for word in _words(plain) if not word.startswith(STAGE)}
-        for word in words - set(self._named_files):
-            if self.path(word).exists():
-                self._named_files[word] = path_hash(self.path(word))
-        return {word: found for word, found in sorted(self._named_files.items()) if word in words}
-
     def fingerprint(self, plan: StagePlan | None = None) -> str:
         """A hash of a stage's data, or of all data, for telling whether two runs saw the same."""
         plans = self.recipe.stages if plan is None else (plan,)
         read = dict.fromkeys((self.data_of(plan), split) for plan in plans for split in splits_of(plan))
         sources = [self.source(split, data) for data, split in read]
         return text_hash("|".join(source.fingerprint if source else "" for source in sources))
-
-
-def _words(value: Any) -> Iterator[str]:
-    """Every text in a tree of dicts and lists."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _words(part)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _words(part)
 
 
 def tokenized(

@@ -16,11 +16,14 @@ from potstill.discovery import installed
 from potstill.disk import writing
 from potstill.errors import DataError, ModelError, RecipeError, UserError
 from potstill.files import read_json, sweep_drafts, text_hash, write_json, write_text
-from potstill.recipe import Recipe, difference, dump, load
+from potstill.named import with_words
+from potstill.recipe import Recipe, difference, dump, load, parse, plain
 from potstill.tracking import FOLDER as TRACKING
 
 _REPLACED = ("result.json", "model", "stages", "export", "report.html", "recipe.toml", TRACKING)
 """What a run replaces in its folder; the result first, since without it nothing counts as finished."""
+
+Files = Mapping[str, Mapping[str, str]]
 
 
 class RunFolder:
@@ -55,10 +58,14 @@ class RunFolder:
                     ) from error
             yield
 
-    def begin(self, recipe: Recipe, root: Path) -> None:
+    def begin(self, recipe: Recipe, root: Path, files: Files) -> None:
         """Writes down what this run is, or checks that the folder's run is the same.
 
-        A run that stopped before its first checkpoint, such as for a wrong column, binds nobody.
+        A run that stopped before its first checkpoint, such as for a wrong column, binds nobody. A model that lies
+        elsewhere now and is what it was is the same, and the folder notes where it lies.
+
+        Args:
+            files: as in `check_inputs`.
 
         Raises:
             RecipeError: the folder holds a run of another recipe.
@@ -67,7 +74,8 @@ class RunFolder:
         sweep_drafts(self.path)
         path = self.path / "recipe.toml"
         if self.is_run and self.started:
-            differences = difference(load(path), recipe)
+            moved = self._moved(files)
+            differences = difference(parse(with_words(plain(load(path)), moved)), recipe)
             if differences:
                 raise RecipeError(
                     f"The folder {self.path} holds a run of another recipe ({'; '.join(differences[:3])}"
@@ -76,6 +84,9 @@ class RunFolder:
                 )
             if _first_rank() and not (self.path / "environment.json").is_file():
                 self._note_environment(root)
+            if _first_rank() and moved:
+                write_text(path, dump(recipe))
+                write_json(self.path / "environment.json", {**self._environment(), "files": files})
             return
         if not _first_rank():
             return
@@ -89,6 +100,18 @@ class RunFolder:
             )
         self._note_environment(root)
         write_text(path, dump(recipe))
+
+    def _environment(self) -> dict[str, Any]:
+        path = self.path / "environment.json"
+        return dict(read_json(path)) if path.is_file() else {}
+
+    def _moved(self, files: Files) -> dict[str, str]:
+        """Where files and folders that the run knows under another path lie now, by that path."""
+        moved: dict[str, str] = {}
+        for side, known in self._environment().get("files", {}).items():
+            new = {found: word for word, found in files[side].items() if word not in known}
+            moved |= {word: new[found] for word, found in known.items() if word not in files[side] and found in new}
+        return moved
 
     def clear(self) -> None:
         """Removes what a run left in the folder; whatever else is there stays.
@@ -109,13 +132,13 @@ class RunFolder:
     def _note_environment(self, root: Path) -> None:
         write_json(self.path / "environment.json", {**environment(), "data_root": str(root.resolve())})
 
-    def check_inputs(self, data: str, given: Mapping[str, str], files: Mapping[str, Mapping[str, str]]) -> None:
+    def check_inputs(self, data: str, given: Mapping[str, str], files: Files) -> None:
         """Notes what data, models and vocabularies the run works on, or checks that they are what they were.
 
         Args:
             data: a hash of all rows.
             given: a hash of each model that the caller holds, by side.
-            files: hashes of the files and folders that the tables of teacher and student name.
+            files: hashes of the files and folders that the tables of "teacher" and "student" name, by their words.
 
         Raises:
             DataError: the data is not what this run began with.

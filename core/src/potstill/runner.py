@@ -16,6 +16,7 @@ from potstill.errors import RecipeError, UserError
 from potstill.exporting import export_student, publish
 from potstill.files import read_json, write_json
 from potstill.models import Model, load_model
+from potstill.named import NamedFiles, by_side
 from potstill.progress import Progress
 from potstill.quiet import quiet_libraries
 from potstill.ranks import Ranks, only_one_came
@@ -115,12 +116,15 @@ def run(
             "torchrun --nproc-per-node N -m potstill … starts N."
         )
     with place.locked(), quiet_libraries():
+        named = NamedFiles(root)
+        files = by_side(plan, named)
         if ranks.main:
-            place.begin(plan, root)
+            place.begin(plan, root, files)
         tracking = Tracking(track if ranks.main else (), place.path, plan.name, progress)
-        context = Context(plan, place.path, root, progress=progress, given=given, tables=tables, tracking=tracking)
+        context = Context(
+            plan, place.path, root, progress=progress, given=given, tables=tables, tracking=tracking, named=named
+        )
         ranks.wait()  # the first rank has written by then what the others read
-        files = {side: context.named_files(side) for side in ("teacher", "student")}
         place.check_inputs(context.fingerprint(), context.given_keys(), files)
         with context.stop.listening():
             return _run(context, place, [RunFolder(Path(path)) for path in reuse])

@@ -147,7 +147,7 @@ class Stage:
 
     def path(self, spec: str) -> Path:
         """A path of the recipe: below the data root where it is there, else as it stands."""
-        return self.context.path(spec)
+        return self.context.named.path(spec)
 
     def observe(
         self, *, teacher: Iterable[Feature] = (), student: Iterable[Feature] = (), of: str | None = None

@@ -23,10 +23,11 @@ from potstill.errors import PluginError
 from potstill.evaluate import Measured, measure, measure_logits
 from potstill.files import new_folder, read_json, sweep_drafts, write_json
 from potstill.models import CARD
+from potstill.named import as_plain, with_words
 from potstill.outcomes import keep_outcomes
 from potstill.plugin import Plugin
 from potstill.recall import teacher_logits
-from potstill.recipe import ModelConfig, StagePlan
+from potstill.recipe import StagePlan
 from potstill.references import FRESH, references, stage_named, tables_used
 from potstill.runfolder import RunFolder, content_key
 from potstill.stage import Stage, count_hooks
@@ -238,28 +239,35 @@ def _check_hooks(stage: Stage) -> None:
 
 
 def _key(context: Context, plan: StagePlan, before: Mapping[str, StageResult]) -> str:
-    """What decides the stage's outcome: its plan, seed, data, models and plugins, and the stages these come from."""
+    """What decides the stage's outcome: its plan, seed, data, models and plugins, and the stages these come from.
+
+    What is named by a path counts by what it holds, wherever it lies.
+    """
 
     def origin(reference: Any) -> Any:
         name = stage_named(reference)
-        if name is not None:
-            return before[name].facts["key"]
-        return reference.model_dump() if isinstance(reference, ModelConfig) else reference
+        return as_plain(reference) if name is None else before[name].facts["key"]
 
-    recipe, used = context.recipe, tables_used(context.recipe, plan)
-    named = dict(references(plan))
+    recipe = context.recipe
+    models = {side: table.model_dump() for side, table in tables_used(recipe, plan).items()}
+    named = {key: as_plain(reference) for key, reference in references(plan)}
+    files = context.named.within([models, named, plan.options])
     return content_key(
-        {
-            "plan": plan.model_dump(exclude={"teacher", "teachers", "student", "data", "checkpoint_every"}),
+        with_words(
+            {
+                "plan": plan.model_dump(exclude={"teacher", "teachers", "student", "data", "checkpoint_every"}),
+                "models": models,
+                "origins": {side: origin(reference) for side, reference in references(plan)},
+            },
+            files,
+        )
+        | {
             "seed": recipe.seed if plan.seed is None else plan.seed,
             "task": recipe.task.model_dump(),
             "labels": context.task.names,
             "data": context.data_of(plan).model_dump(exclude={"corpus": {"workers"}}),
             "rows": context.fingerprint(plan),
-            "models": {side: table.model_dump() for side, table in used.items()},
             "given": _given_keys(context, plan),
-            "files": context.files_in([*used.values(), *named.values(), plan.options]),
-            "origins": {side: origin(reference) for side, reference in named.items()},
             "versions": _versions(loader.stage_plugins(recipe, plan)),
         }
     )
