@@ -68,13 +68,12 @@ def prepared(path: Path, vocabulary: Path, cache: Path, workers: int) -> dict[st
     """The whole preparation, from the file to shards."""
     from potstill.corpus.running import open_running
     from potstill.progress import Progress
-    from potstill.settings import CorpusConfig, DataConfig
+    from potstill.settings import CorpusConfig
     from potstill.tokenizers import load_tokenizer
 
     tokenizer = load_tokenizer(str(vocabulary), None)
-    data = DataConfig(train=str(path), max_length=LENGTH, corpus=CorpusConfig(workers=workers))
     started, worked, before = perf_counter(), process_time(), _resident()
-    text = open_running(str(path), data, None, Path(), "data.train", cache)
+    text = open_running(str(path), "text", CorpusConfig(workers=workers), None, Path(), "data.train", cache)
     done = text.prepared(tokenizer, LENGTH, Progress())
     seconds, cpu = perf_counter() - started, process_time() - worked
     tokens = int(done.table.lengths.sum()) - 2 * len(done.table)

@@ -10,7 +10,7 @@ import numpy as np
 
 from potstill.corpus.running import Prepared, open_running
 from potstill.progress import Progress
-from potstill.settings import CorpusConfig, DataConfig
+from potstill.settings import CorpusConfig
 from potstill.testing.tiny import COMMON, SUBJECTS, bert, sentence, write_data
 from potstill.tokenizers import load_tokenizer
 
@@ -57,7 +57,7 @@ def prepared(
         write_data(root)
         tokenizer = load_tokenizer(str(root / "vocab.txt"), None)
     config = CorpusConfig(**{"min_tokens": 3, "max_unknown": 1.0, **settings})
-    text = open_running(spec, DataConfig(corpus=config), rows, root, "data.train", cache or root / "cache")
+    text = open_running(spec, "text", config, rows, root, "data.train", cache or root / "cache")
     return text.prepared(tokenizer, length, progress or Progress())
 
 

@@ -29,6 +29,7 @@ from potstill.progress import Progress, Stoppable
 from potstill.ranks import Ranks
 from potstill.recipe import DataConfig, Recipe, StagePlan
 from potstill.tasks import Task, label_names, load_task, task_class
+from potstill.tasks.columns import columns_of
 from potstill.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -160,18 +161,18 @@ class Context:
         if spec == getattr(self.recipe.data, split):
             spec = self.tables.get(split, spec)
         task = task_class(self.recipe.task.kind)
-        label = data.label if task.label_column else None
-        columns = {"text": data.text, "text_pair": data.text_pair, "label": label}
+        columns = columns_of(data, task)
         corpus = None if data.corpus is None else data.corpus.model_dump()
         key = json.dumps([split, spec if isinstance(spec, str) else None, rows, columns, corpus])
         if key not in self._sources:
             where, cache = f"data.{split}", cache_folder()
             if spec is None:
                 self._sources[key] = None
-            elif corpus is None:
+            elif data.corpus is None:
                 self._sources[key] = open_source(spec, columns, self.root, rows, where, cache, task.shapes)
             else:
-                self._sources[key] = open_running(spec, data, rows, self.root, where, cache)
+                text = columns["text"] or ""
+                self._sources[key] = open_running(spec, text, data.corpus, rows, self.root, where, cache)
         return self._sources[key]
 
     def examples(

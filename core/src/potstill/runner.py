@@ -22,6 +22,7 @@ from potstill.quiet import quiet_libraries
 from potstill.ranks import Ranks, only_one_came
 from potstill.recipe import Recipe, load, parse, resolve_references
 from potstill.runfolder import RunFolder
+from potstill.tasks.columns import with_columns
 from potstill.tracking import Tracking, check_trackers
 from potstill.training import StageResult, run_stage
 
@@ -197,7 +198,7 @@ def recipe_folder(recipe: Recipe | Mapping[str, Any] | str | Path) -> Path:
 
 
 def expanded(recipe: Recipe, *, teacher_given: bool = False) -> Recipe:
-    """The recipe with references filled in and stages expanded by their plugins.
+    """The recipe with references filled in, columns named, and stages expanded by their plugins.
 
     Args:
         teacher_given: the caller holds a teacher.
@@ -209,7 +210,7 @@ def expanded(recipe: Recipe, *, teacher_given: bool = False) -> Recipe:
         raise RecipeError(f"The recipe '{recipe.name}' has no [[stage]], so there is nothing to train.")
     if recipe.export is not None:
         loader.export_plugins(recipe.export.tables())
-    recipe = resolve_references(recipe, teacher_given=teacher_given)
+    recipe = resolve_references(with_columns(recipe), teacher_given=teacher_given)
     return resolve_references(recipe.model_copy(update={"stages": loader.expand(recipe)}))
 
 

@@ -27,6 +27,7 @@ from potstill.onnxmodel import SUFFIX, OnnxModel
 from potstill.progress import Progress
 from potstill.ranks import Ranks
 from potstill.tasks import Task
+from potstill.tasks.columns import taken, usual
 from potstill.tokenizers import load_tokenizer
 
 _LENGTH = 128
@@ -52,9 +53,7 @@ class Saved:
         progress: Progress | None = None,
     ) -> Examples:
         """Rows of a file, tokenized for this model; `columns` overrides what the model knows."""
-        roles = {**self.columns, **(columns or {})}
-        if not self.task.label_column:
-            roles["label"] = None
+        roles = taken({**self.columns, **(columns or {})}, type(self.task))
         source = open_source(spec, roles, root, None, "data", cache, self.task.shapes)
         labels = self.task.read_labels(source, (progress or Progress()).note)
         return tokenized(source, self.task, self.model.tokenizer, None, self.max_length, labels, cache, Progress())
@@ -88,7 +87,7 @@ def open_saved(path: Path, max_length: int | None = None) -> Saved:
     if exported:
         _check_beside(path, card)
     task = task_of(folder)
-    columns = {role: card.get(role, task.columns.get(role)) for role in ("text", "text_pair", "label")}
+    columns = {role: card.get(role, name) for role, name in usual(type(task)).items()}
     model = _exported(path, task) if exported else load_trained(folder, task)
     length = max_length or card.get("max_length") or min(_LENGTH, longest_row(model.module) or _LENGTH)
     check_length(model.module, length, "model")

@@ -95,12 +95,14 @@ class DataConfig(Settings):
     """Rows that decide which student is best."""
     test: str | None = None
     """Rows that are only looked at when a stage is finished."""
-    text: Annotated[str, Field(min_length=1)] = "text"
-    """The column with the text, the words or the question."""
+    text: Annotated[str, Field(min_length=1)] | None = None
+    """The column with the text, the words or the question; the task's own, such as "text", where it is left out."""
     text_pair: str | None = None
-    """The column with the second text, for pairs; with the context of a question."""
-    label: str | None = "label"
-    """The column with the label, the tags or the answers; "" where there is none."""
+    """The column with the second text, for pairs, or the context of a question; the task's own, or none, where it is
+    left out, and "" where there is none."""
+    label: str | None = None
+    """The column with the label, the tags or the answers; the task's own, such as "label", where it is left out, and ""
+    where there is none."""
     max_length: Positive = 128
     """Texts are cut to this number of tokens."""
     train_rows: Positive | None = None
@@ -114,7 +116,7 @@ class DataConfig(Settings):
     corpus: CorpusConfig | None = None
     """A table of its own, `[data.corpus]`: the rows are running text; "" in a stage whose rows are not."""
 
-    @field_validator("label", "corpus", mode="before")
+    @field_validator("corpus", mode="before")
     @classmethod
     def _none(cls, value: Any) -> Any:
         return None if value == "" else value
@@ -122,7 +124,7 @@ class DataConfig(Settings):
     @model_validator(mode="after")
     def _no_pairs_in_a_corpus(self) -> Self:
         for key in ("text_pair", "labelled_rows"):
-            if self.corpus is not None and getattr(self, key) is not None:
+            if self.corpus is not None and getattr(self, key) not in (None, ""):
                 raise ValueError(
                     f"'{key}' and the table 'corpus' are both given, and running text has no pairs or labels"
                 )

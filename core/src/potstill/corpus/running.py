@@ -21,7 +21,7 @@ from potstill.files import text_hash
 
 if TYPE_CHECKING:
     from potstill.progress import Progress
-    from potstill.settings import CorpusConfig, DataConfig
+    from potstill.settings import CorpusConfig
     from potstill.tasks import Task
 
 
@@ -120,15 +120,19 @@ class Prepared:
             yield f"{ignored:,} other files left aside"
 
 
-def open_running(spec: Any, data: DataConfig, rows: int | None, root: Path, where: str, cache: Path) -> RunningText:
+def open_running(
+    spec: Any, text: str, corpus: CorpusConfig, rows: int | None, root: Path, where: str, cache: Path
+) -> RunningText:
     """The files of a corpus.
+
+    Args:
+        text: the column of the text, in files that have columns.
 
     Raises: DataError for what is missing or damaged.
     """
-    assert data.corpus is not None
     path = f"{where} = '{spec}'" if isinstance(spec, str) else f"{where} (a data set in memory)"
-    found = listing(spec, data.text, root, where, cache, data.corpus.bad_rows == "skip")
-    return RunningText(found, path, data.text, rows, data.corpus, cache)
+    found = listing(spec, text, root, where, cache, corpus.bad_rows == "skip")
+    return RunningText(found, path, text, rows, corpus, cache)
 
 
 def no_labels(rows: int, task: Task, where: str) -> Any:

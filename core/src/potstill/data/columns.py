@@ -16,6 +16,7 @@ Columns = Mapping[str, str]
 """Column names by role: "text", "text_pair", "label"."""
 
 TEXTS = ("text", "text_pair")
+ROLES = (*TEXTS, "label")
 _NUMBERS = ("int", "uint", "float")
 _BLOCK = 4096
 

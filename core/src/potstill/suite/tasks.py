@@ -24,6 +24,7 @@ from potstill.recipes import SUITES, shipped
 from potstill.runner import expanded
 from potstill.settings import Settings, Strings, Table
 from potstill.tasks import LOWER_IS_BETTER, label_names, load_task, task_class
+from potstill.tasks.columns import columns_of
 
 TASKS = "tasks"
 ENCODER = "encoder"
@@ -154,7 +155,7 @@ def absence(task: SuiteTask) -> str | None:
 
 def _opened(recipe: recipes.Recipe, root: Path, split: str) -> Source:
     kind, data = task_class(recipe.task.kind), recipe.data
-    columns = {"text": data.text, "text_pair": data.text_pair, "label": data.label if kind.label_column else None}
+    columns = columns_of(data, kind)
     rows = getattr(data, f"{split}_rows")
     return open_source(getattr(data, split), columns, root, rows, f"data.{split}", cache_folder(), kind.shapes)
 

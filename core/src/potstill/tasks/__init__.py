@@ -98,7 +98,8 @@ class Task(ABC):
     architectures: ClassVar[tuple[str, ...]] = ()
     """How the names of model classes with this task's head end, by which a model without a card is recognised."""
     columns: ClassVar[Columns] = {"text": "text", "label": "label"}
-    """The names that the data's columns usually have, by role, for a model that does not say those of its own."""
+    """The names that the data's columns usually have, by role: those of a recipe or a saved model that says no others.
+    """
     shapes: ClassVar[Shapes] = PLAIN
     """How the columns are read that are neither text nor one label, by role ("text", "text_pair", "label")."""
     marks: ClassVar[tuple[str, ...]] = ()

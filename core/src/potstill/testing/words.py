@@ -61,26 +61,13 @@ def _question(draw: random.Random, answerable: bool) -> dict[str, Any]:
 
 def tagging(*plugins: str, **more: Any) -> dict[str, Any]:
     """`tiny.recipe` on words and their tags."""
-    data = {
-        "train": "train-tags.jsonl",
-        "validation": "validation-tags.jsonl",
-        "text": "words",
-        "label": "tags",
-        "max_length": 16,
-    }
+    data = {"train": "train-tags.jsonl", "validation": "validation-tags.jsonl", "max_length": 16}
     return recipe(*plugins, task={"kind": "token-classification", "labels": TAGS}, data=data, **more)
 
 
 def asking(*plugins: str, **more: Any) -> dict[str, Any]:
     """`tiny.recipe` on questions, some of which have no answer; long contexts become two windows."""
-    data = {
-        "train": "train-questions.jsonl",
-        "validation": "validation-questions.jsonl",
-        "text": "question",
-        "text_pair": "context",
-        "label": "answers",
-        "max_length": 14,
-    }
+    data = {"train": "train-questions.jsonl", "validation": "validation-questions.jsonl", "max_length": 14}
     return recipe(*plugins, task={"kind": "question-answering", "unanswerable": True}, data=data, **more)
 
 

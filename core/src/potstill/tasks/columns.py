@@ -1,0 +1,45 @@
+"""Which columns a task reads: those that are named and, for what is left out, its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from potstill.data.columns import ROLES
+from potstill.tasks import Task, task_class
+
+if TYPE_CHECKING:
+    from potstill.recipe import DataConfig, Recipe
+
+Roles = dict[str, str | None]
+"""A column by role, "text", "text_pair" and "label"; None or "" where there is none."""
+
+
+def with_columns(recipe: Recipe) -> Recipe:
+    """The recipe with the columns named that its table `[data]` leaves out.
+
+    Raises: RecipeError for an unknown kind of task.
+    """
+    columns = _named(recipe.data, task_class(recipe.task.kind))
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=columns)})
+
+
+def columns_of(data: DataConfig, kind: type[Task]) -> Roles:
+    """The columns that a table `[data]` means: those that it names and, for what it leaves out, the task's own."""
+    return taken(_named(data, kind), kind)
+
+
+def usual(kind: type[Task]) -> Roles:
+    """What the columns of a task are called where nobody says otherwise."""
+    known: Mapping[str, str] = {**Task.columns, **kind.columns}
+    return {role: known.get(role) for role in ROLES}
+
+
+def taken(columns: Roles, kind: type[Task]) -> Roles:
+    """The columns that a task reads of those that there are: one that makes its labels of the text needs no others."""
+    return columns if kind.label_column else {**columns, "label": None}
+
+
+def _named(data: DataConfig, kind: type[Task]) -> Roles:
+    said = {role: getattr(data, role) for role in ROLES}
+    return {role: own if said[role] is None else said[role] for role, own in usual(kind).items()}
