@@ -171,7 +171,7 @@ class Context:
             elif data.corpus is None:
                 self._sources[key] = open_source(spec, columns, self.root, rows, where, cache, task.shapes)
             else:
-                text = columns["text"] or ""
+                text = str(columns["text"])
                 self._sources[key] = open_running(spec, text, data.corpus, rows, self.root, where, cache)
         return self._sources[key]
 

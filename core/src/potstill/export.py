@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from potstill.batch import Batch
+    from potstill.data.columns import Names
     from potstill.data.examples import Examples
     from potstill.models import Model
     from potstill.progress import Progress
@@ -29,7 +30,7 @@ class ExportJob:
         max_length: the longest row in tokens that the run was made for.
         progress: what to tell the user while working.
         rows: the validation rows themselves, which some tasks score with a look at.
-        columns: of the data, by role; None where there is none.
+        columns: of the data, by role; None or "" where there is none, and for the label maybe several.
         teacher_batches: as `batches`, of a teacher with a tokenizer of its own: `batch.student` are its inputs, and the
             labels stand at its tokens. None where it reads what the student reads.
         teacher_rows: the rows of `teacher_batches`.
@@ -43,7 +44,7 @@ class ExportJob:
     max_length: int
     progress: Progress
     rows: Examples | None = None
-    columns: Mapping[str, str | None] = field(default_factory=dict)
+    columns: Mapping[str, Names | None] = field(default_factory=dict)
     teacher_batches: Callable[[int], Iterator[Batch]] | None = None
     teacher_rows: Examples | None = None
 

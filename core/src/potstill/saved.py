@@ -16,6 +16,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from potstill.context import cache_folder, tokenized
+from potstill.data.columns import Names
 from potstill.data.examples import Examples, padded
 from potstill.data.shapes import read_cell
 from potstill.data.source import Source, open_source
@@ -41,7 +42,7 @@ class Saved:
     model: Model
     task: Task
     max_length: int
-    columns: dict[str, str | None]
+    columns: dict[str, Names | None]
 
     def examples(
         self,
@@ -49,7 +50,7 @@ class Saved:
         root: Path,
         cache: Path,
         *,
-        columns: Mapping[str, str] | None = None,
+        columns: Mapping[str, Names] | None = None,
         progress: Progress | None = None,
     ) -> Examples:
         """Rows of a file, tokenized for this model; `columns` overrides what the model knows."""
@@ -117,13 +118,13 @@ def evaluate_folder(
     progress: Progress | None = None,
     max_length: int | None = None,
     batch_size: int = 64,
-    **columns: str,
+    **columns: Names,
 ) -> dict[str, float]:
     """The scores of a saved model on a data file.
 
     Args:
         folder: the model's, or an .onnx file of an export.
-        columns: text, text_pair, label, where they differ from the training data's.
+        columns: text, text_pair, label, where they differ from the training data's; label may be a list of columns.
     """
     saved = open_saved(folder, max_length)
     rows = saved.examples(data, data_root or Path.cwd(), cache_folder(), columns=columns, progress=progress)

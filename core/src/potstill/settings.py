@@ -96,13 +96,14 @@ class DataConfig(Settings):
     test: str | None = None
     """Rows that are only looked at when a stage is finished."""
     text: Annotated[str, Field(min_length=1)] | None = None
-    """The column with the text, the words or the question; the task's own, such as "text", where it is left out."""
+    """The column with the text, the words or the question; "text", "words" or "question" where it is left out, as the
+    task has it."""
     text_pair: str | None = None
-    """The column with the second text, for pairs, or the context of a question; the task's own, or none, where it is
-    left out, and "" where there is none."""
-    label: str | None = None
-    """The column with the label, the tags or the answers; the task's own, such as "label", where it is left out, and ""
-    where there is none."""
+    """The column with the second text, for pairs, or the context of a question; none, or "context", where it is left
+    out, as the task has it."""
+    label: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Strict(False)] | str | None = None
+    """The column with the label, the tags or the answers; "label", "tags" or "answers" where it is left out, as the
+    task has it, and "" where there is none. In multi-label also a list of columns, one of 0 and 1 for each class."""
     max_length: Positive = 128
     """Texts are cut to this number of tokens."""
     train_rows: Positive | None = None
@@ -120,6 +121,17 @@ class DataConfig(Settings):
     @classmethod
     def _none(cls, value: Any) -> Any:
         return None if value == "" else value
+
+    @field_validator("label", mode="after")
+    @classmethod
+    def _a_column_a_class(cls, value: tuple[str, ...] | str | None) -> tuple[str, ...] | str | None:
+        names = value if isinstance(value, tuple) else ()
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"'{twice}' stands there twice; each class has a column of its own")
+        if isinstance(value, tuple) and len(value) < 2:
+            raise ValueError("a list names a column for each class, 2 or more; write a column by itself as text")
+        return value
 
     @model_validator(mode="after")
     def _no_pairs_in_a_corpus(self) -> Self:

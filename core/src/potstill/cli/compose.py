@@ -42,7 +42,7 @@ class Parts:
     test: str | None = None
     text: str | None = None
     text_pair: str | None = None
-    label: str | None = None
+    label: str | list[str] | None = None
     max_length: int | None = None
     epochs: float | None = None
     learning_rate: float | None = None

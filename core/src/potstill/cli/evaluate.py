@@ -9,7 +9,7 @@ import click
 
 from potstill.cli.compose import data_path, finished_model
 from potstill.cli.display import main_process, make_progress
-from potstill.cli.options import json_option, quiet_option
+from potstill.cli.options import LABEL, columns, json_option, quiet_option
 from potstill.cli.output import say_json
 
 
@@ -18,7 +18,7 @@ from potstill.cli.output import say_json
 @click.argument("data", metavar="DATA")
 @click.option("--text", metavar="COLUMN", help="The text's column. [default: as in training]")
 @click.option("--text-pair", metavar="COLUMN", help="The second text's column. [default: as in training]")
-@click.option("--label", metavar="COLUMN", help="The label's column. [default: as in training]")
+@click.option("--label", callback=columns, metavar="COLUMN,…", help=f"{LABEL} [default: as in training]")
 @click.option(
     "--max-length", type=click.IntRange(1), metavar="N", help="Tokens a row at most. [default: as in training]"
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 _Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
+LABEL = "The label's column; of multi-label also one of 0 and 1 a class: toxic,insult."
+"""What --label is."""
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 track_option = click.option(
     "--track", multiple=True, metavar="NAME", help="Live curves: tensorboard, wandb or trackio; repeatable."
@@ -64,6 +67,16 @@ def _layers(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
         raise click.BadParameter(f"'{value}' is no list of layers such as 2,4,6.", ctx, param) from None
 
 
+def columns(ctx: click.Context, param: click.Parameter, value: str | None) -> str | list[str] | None:
+    """A column's name, or `toxic,insult` as a list of them; quotes keep a comma within a name."""
+    if value is None or "," not in value:
+        return value
+    names = next(csv.reader([value], skipinitialspace=True))
+    if not all(names):
+        raise click.BadParameter(f"'{value}' is no list of columns such as toxic,insult.", ctx, param)
+    return names if len(names) > 1 else names[0]
+
+
 _ABOVE_0 = click.FloatRange(0, min_open=True)
 _CHANGES: list[_Option] = [
     data_root_option,
@@ -82,7 +95,7 @@ _PARTS: list[_Option] = [
     click.option("--test", metavar="FILE", help="Rows that are measured once, at the end."),
     click.option("--text", metavar="COLUMN", help="The text's column. [default: text, or the task's own]"),
     click.option("--text-pair", metavar="COLUMN", help="The second text's column. [default: none, or the task's own]"),
-    click.option("--label", metavar="COLUMN", help="The label's column. [default: label, or the task's own]"),
+    click.option("--label", callback=columns, metavar="COLUMN,…", help=f"{LABEL} [default: label, or the task's own]"),
     click.option("--task", metavar="KIND", help="text-classification, regression, … [default: the teacher's]"),
     click.option("--max-length", type=click.IntRange(1), metavar="N", help="Tokens a row at most."),
     click.option("--epochs", type=_ABOVE_0, metavar="X", help="Times through the training rows."),

@@ -13,7 +13,9 @@ from potstill.data.shapes import PLAIN, Shapes, beside, names_in
 from potstill.errors import DataError, did_you_mean
 
 Columns = Mapping[str, str]
-"""Column names by role: "text", "text_pair", "label"."""
+"""Column names by role: "text", "text_pair", "label"; of labels with a column for each class, a role for each."""
+Names = str | Sequence[str]
+"""What a role's column is called, or its columns."""
 
 TEXTS = ("text", "text_pair")
 ROLES = (*TEXTS, "label")
@@ -26,13 +28,18 @@ def check_columns(columns: Columns, there: Sequence[str], where: str) -> None:
     for role, name in columns.items():
         if name not in there:
             raise DataError(
-                f"{where} has no column '{name}' (data.{role}); its columns are {', '.join(map(repr, there))}."
+                f"{where} has no column '{name}' (data.{_key(role)}); its columns are {', '.join(map(repr, there))}."
                 f"{did_you_mean(name, there)}"
             )
         if list(there).count(name) > 1:
             raise DataError(
-                f"{where} has {list(there).count(name)} columns '{name}' (data.{role}); rename all but one."
+                f"{where} has {list(there).count(name)} columns '{name}' (data.{_key(role)}); rename all but one."
             )
+
+
+def _key(role: str) -> str:
+    """The key of a recipe's table [data] that names the role's column: "label" for "label:2" too."""
+    return role.partition(":")[0]
 
 
 def by_role(dataset: Dataset, columns: Columns, where: str, shapes: Shapes = PLAIN) -> Dataset:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features, Value
 from datasets.data_files import DataFilesDict, DataFilesList
 
-from potstill.data.columns import Columns, beside_of, by_role, check_columns, values_of, with_labels
+from potstill.data.columns import TEXTS, Columns, beside_of, by_role, check_columns, values_of, with_labels
 from potstill.data.conll import check_conll, conll_rows
 from potstill.data.jsonarray import elements, not_json
 from potstill.data.shapes import PLAIN, Shapes, read_cell
@@ -146,7 +146,7 @@ def _json(path: Path, columns: Columns, shapes: Shapes) -> Iterator[Row]:
             )
         found: Row = {}
         for role, name in columns.items():
-            if role in shapes and role != "label":
+            if role in shapes and role in TEXTS:
                 check_columns({role: name}, list(row), f"{path}, {place},")
             if role in shapes:
                 found[role] = read_cell(row, name, shapes[role], f"{path}, {place}")

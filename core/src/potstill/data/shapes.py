@@ -47,7 +47,7 @@ def shaped(dataset: Dataset, columns: Mapping[str, str], shapes: Shapes, where: 
         return dataset
     extra = [name for name in beside(there) if name in dataset.column_names]
     made: dict[str, list[Any]] = {role: [] for role in there}
-    for number, row in enumerate(_rows(dataset.select_columns([*there, *extra])), 1):
+    for number, row in enumerate(rows_of(dataset.select_columns([*there, *extra])), 1):
         cells = {**row, **{columns[role]: row[role] for role in there}}
         for role, shape in there.items():
             made[role].append(read_cell(cells, columns[role], shape, f"{where}, row {number}"))
@@ -57,7 +57,8 @@ def shaped(dataset: Dataset, columns: Mapping[str, str], shapes: Shapes, where: 
     return concatenate_datasets([kept, added], axis=1) if kept.column_names else added
 
 
-def _rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
+def rows_of(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    """The rows as Python values, by column; much faster than iterating over the data set."""
     for block in dataset.with_format("arrow").iter(_BLOCK):
         yield from block.to_pylist()
 
@@ -120,7 +121,7 @@ def _tags(row: Cells, name: str) -> list[str] | None:
 
 def _labels(row: Cells, name: str) -> dict[str, Any] | None:
     value = row.get(name)
-    if value is None or value == "" or _is_nan(value):
+    if is_missing(value):
         return None
     if isinstance(value, str):
         return {"text": value, "names": None}
@@ -137,6 +138,11 @@ def _label(value: Any, number: int) -> str:
         raise ValueError(f"holds {value!r:.60} as label {number}, which is neither a name nor a number")
     # Columns of integers with gaps become floats.
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell holds nothing: null, "" or NaN."""
+    return value is None or value == "" or _is_nan(value)
 
 
 def _is_nan(value: Any) -> bool:

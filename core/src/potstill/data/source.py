@@ -18,8 +18,9 @@ from datasets import Dataset, DatasetDict
 from datasets.exceptions import DatasetsError
 from huggingface_hub import HfApi, is_offline_mode
 
-from potstill.data.columns import Columns, as_text, by_role, named_labels, values_of
+from potstill.data.columns import Columns, Names, as_text, by_role, named_labels, values_of
 from potstill.data.files import SUFFIXES, read
+from potstill.data.flags import flags_of, joined, spread
 from potstill.data.shapes import PLAIN, Shapes, shaped
 from potstill.disk import refusal
 from potstill.errors import AbsentDataError, DataError, did_you_mean
@@ -36,9 +37,10 @@ class Source:
         dataset: columns "text" and, where asked for, "text_pair" and "label", as their shapes read them.
         fingerprint: a hash of all rows and of the roles.
         path: how errors name the data, such as "data.train = 'a.csv'".
-        label_names: the classes' names in their order, where the label column itself has them (`ClassLabel`); the
-            labels are these names then.
+        label_names: the classes' names in their order, where the label column itself has them (`ClassLabel`), or each
+            class has a column; the labels are these names then.
         origin: [rows], the row of the data that each one was made of; None where they are the data's own.
+        label_columns: whether each class has a column, so that nothing is known of any that has none.
     """
 
     dataset: Dataset
@@ -46,6 +48,7 @@ class Source:
     path: str
     label_names: tuple[str, ...] | None = None
     origin: npt.NDArray[np.int64] | None = None
+    label_columns: bool = False
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -57,7 +60,7 @@ class Source:
 
 def open_source(
     spec: str | Dataset,
-    columns: Mapping[str, str | None],
+    columns: Mapping[str, Names | None],
     root: Path,
     rows: int | None = None,
     where: str = "data",
@@ -69,7 +72,8 @@ def open_source(
     Args:
         spec: a .csv, .tsv, .json, .jsonl, .parquet, .txt or .conll file; a folder of such files or of `save_to_disk`;
             a hub id ("ag_news", "nyu-mll/glue:sst2"); folder and hub id may end in "::split". Or a `datasets.Dataset`.
-        columns: column names by role ("text", "text_pair", "label"); None or "" where a role is not there.
+        columns: column names by role ("text", "text_pair", "label"); None or "" where a role is not there. Of "label"
+            there may be several, one of 0 and 1 for each class; they become one of `LABELS`.
         root: the folder that paths are relative to.
         rows: only the first so many.
         where: the recipe's key, for errors.
@@ -78,12 +82,14 @@ def open_source(
 
     Raises: DataError for whatever is missing, empty, or not what it should be.
     """
-    wanted = {role: name for role, name in columns.items() if name}
+    wanted = spread(columns)
+    flags = flags_of(wanted)
+    shapes = {**shapes, **flags}
     path = f"{where} = '{spec}'" if isinstance(spec, str) else f"{where} (a data set in memory)"
     names = list(wanted.values())
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise DataError(f"{path}: the column '{twice}' is named for two roles; each role needs a column of its own.")
+        raise DataError(f"{path}: the column '{twice}' is named for two roles or classes; each needs one of its own.")
     dataset = find_rows(spec, wanted, root, path, cache, shapes)
     with _quiet(), _told(path, _kept(cache)):
         if rows is not None:
@@ -93,7 +99,9 @@ def open_source(
         dataset = as_text(dataset, wanted, path, shapes)
         label_names, dataset = named_labels(dataset, wanted, path)
         dataset = shaped(dataset, wanted, shapes, path)
-        return Source(dataset, fingerprint(dataset), path, label_names)
+        if there := flags.keys() & {*dataset.column_names}:  # a file of texts alone has none
+            label_names, dataset = joined(dataset, wanted, path)
+        return Source(dataset, fingerprint(dataset), path, label_names, label_columns=bool(there))
 
 
 def find_rows(

@@ -93,6 +93,8 @@ class Task(ABC):
     """What `score` may return; beside these there is always "loss"."""
     label_column: ClassVar[bool] = True
     """Whether the data has a column of labels; without one, `masking` makes labels of the text."""
+    label_columns: ClassVar[bool] = False
+    """Whether the label may stand in a list of columns too, one of 0 and 1 for each class; its shape is `LABELS`."""
     named: ClassVar[bool] = False
     """Whether the head's numbers are classes with names."""
     architectures: ClassVar[tuple[str, ...]] = ()

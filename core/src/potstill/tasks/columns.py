@@ -5,27 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from potstill.data.columns import ROLES
+from potstill.data.columns import ROLES, Names
+from potstill.errors import RecipeError
 from potstill.tasks import Task, task_class
 
 if TYPE_CHECKING:
     from potstill.recipe import DataConfig, Recipe
 
-Roles = dict[str, str | None]
-"""A column by role, "text", "text_pair" and "label"; None or "" where there is none."""
+Roles = dict[str, Names | None]
+"""A column by role, "text", "text_pair" and "label"; None or "" where there is none. The label may have several."""
 
 
 def with_columns(recipe: Recipe) -> Recipe:
     """The recipe with the columns named that its table `[data]` leaves out.
 
-    Raises: RecipeError for an unknown kind of task.
+    Raises: RecipeError for an unknown kind of task, and for a list of columns that it does not take.
     """
-    columns = _named(recipe.data, task_class(recipe.task.kind))
+    kind = task_class(recipe.task.kind)
+    columns = _named(recipe.data, kind)
+    taken(columns, kind)
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=columns)})
 
 
 def columns_of(data: DataConfig, kind: type[Task]) -> Roles:
-    """The columns that a table `[data]` means: those that it names and, for what it leaves out, the task's own."""
+    """The columns that a table `[data]` means: those that it names and, for what it leaves out, the task's own.
+
+    Raises: RecipeError for a list of columns that the task does not take.
+    """
     return taken(_named(data, kind), kind)
 
 
@@ -36,7 +42,16 @@ def usual(kind: type[Task]) -> Roles:
 
 
 def taken(columns: Roles, kind: type[Task]) -> Roles:
-    """The columns that a task reads of those that there are: one that makes its labels of the text needs no others."""
+    """The columns that a task reads of those that there are: one that makes its labels of the text needs no others.
+
+    Raises: RecipeError for a list of columns that the task does not take.
+    """
+    label = columns.get("label")
+    if not isinstance(label, str | None) and not kind.label_columns:
+        raise RecipeError(
+            f"data.label = {[*label]!s:.60} names {len(label)} columns, and the task '{kind.name}' reads one at "
+            "most; name that, or take a task of several classes a row, such as task.kind = 'multi-label'."
+        )
     return columns if kind.label_column else {**columns, "label": None}
 
 

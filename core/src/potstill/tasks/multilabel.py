@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -24,19 +24,22 @@ if TYPE_CHECKING:
 
     from potstill.batch import Batch
     from potstill.data.examples import Examples
+    from potstill.data.source import Source
 
 
 class MultiLabel(TextClassification):
     """Single sentences or pairs into any number of classes, by a yes or no for each.
 
     A row's label is a list of names or numbers, or a text such as "a|b" (`task.separator`). An empty list, and the
-    separator alone, is a row of no class at all; a missing label (None, "", NaN) is none known.
+    separator alone, is a row of no class at all; a missing label (None, "", NaN) is none known. Or each class has a
+    column of 0 and 1, of which none or all are missing in a row.
     """
 
     name = "multi-label"
     default_metric = "micro_f1"
     metrics: ClassVar[tuple[str, ...]] = ("micro_f1", "macro_f1", "subset_accuracy", "average_precision")
 
+    label_columns = True
     shapes: ClassVar = {"label": LABELS}
 
     class Options(Settings):
@@ -67,7 +70,32 @@ class MultiLabel(TextClassification):
                 found[row, number] = 1
         return found
 
+    def read_labels(self, source: Source, note: Callable[[str], None]) -> npt.NDArray[Any]:
+        """As `targets`; where classes have columns, each has one.
+
+        Raises: DataError where a class has none, or a column is that of no class.
+        """
+        if source.label_columns:
+            self._check_columns(source.label_names or (), source.path)
+        return self.targets(source.labels(), source.path)
+
+    def _check_columns(self, columns: Sequence[str], where: str) -> None:
+        without = [name for name in self.names if name not in columns]
+        if without:
+            raise DataError(
+                f"{where}: the class '{without[0]}' has no column, for data.label names {', '.join(columns)}; name one "
+                f"for each of the {len(self.names)} classes."
+            )
+        stranger = next((name for name in columns if name not in self.names), None)
+        if stranger is not None:
+            raise DataError(
+                f"{where}: the column '{stranger}' of data.label is none of the {len(self.names)} classes "
+                f"{', '.join(self.names)}; leave it out, or name it in task.labels too."
+            )
+
     def _number(self, part: Any, by_name: dict[str, int], row: int, where: str) -> int:
+        if isinstance(part, str) and part in by_name:  # a column's name may begin or end with a space
+            return by_name[part]
         number = None if isinstance(part, list | dict) else class_of(part, by_name)
         if number is None:
             raise self.unknown(part, row, where)
