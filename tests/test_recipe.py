@@ -364,3 +364,7 @@ def test_the_schema_takes_what_a_recipe_takes_and_nothing_else(capsys: pytest.Ca
         assert allowed(**kind)
         assert not allowed(**kind, separator=",")
     assert not allowed(kind="multi-label", separator=1)
+    for label, valid in (("a", True), (["a", "b"], True), (["a", 3], False), (["a", ""], False), (3, False)):
+        assert schema.is_valid({"data": {"label": label}}) == valid
+    assert not schema.is_valid({"data": {"label": ["a"]}})
+    assert not schema.is_valid({"data": {"label": ["a", "a"]}})

@@ -15,6 +15,11 @@ LARGEST_SEED = 2**32 - 1
 """What numpy and others take too."""
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Strings = Annotated[tuple[str, ...], Strict(False)]
+Columns = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...],
+    Strict(False),
+    Field(json_schema_extra={"minItems": 2, "uniqueItems": True}),  # refused in a sentence of their own
+]
 
 
 def _as_toml(value: Any, where: str = "") -> Any:
@@ -101,7 +106,7 @@ class DataConfig(Settings):
     text_pair: str | None = None
     """The column with the second text, for pairs, or the context of a question; none, or "context", where it is left
     out, as the task has it."""
-    label: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Strict(False)] | str | None = None
+    label: Columns | str | None = None
     """The column with the label, the tags or the answers; "label", "tags" or "answers" where it is left out, as the
     task has it, and "" where there is none. In multi-label also a list of columns, one of 0 and 1 for each class."""
     max_length: Positive = 128
