@@ -97,11 +97,12 @@ def test_a_cell_is_0_or_1_in_any_spelling(yes: Any, no: Any, tmp_path: Path) -> 
 
 
 def test_a_row_without_any_cell_has_no_known_label(tmp_path: Path) -> None:
-    lines = ['{"text": "a"}', '{"text": "b", "toxic": NaN, "insult": ""}', '{"text": "c", "toxic": 0, "insult": 1}']
+    lines = ['{"text": "a"}', '{"text": "b", "toxic": NaN, "insult": ""}', '{"text": "c", "toxic": -1, "insult": -1.0}']
+    lines.append('{"text": "d", "toxic": 0, "insult": 1}')
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     source = opened("a.jsonl", tmp_path)
     task = load_task(TaskConfig(kind="multi-label"), NAMES)
-    expected = np.array([[math.nan] * 2, [math.nan] * 2, [0, 1]])
+    expected = np.array([[math.nan] * 2] * 3 + [[0, 1]])
     np.testing.assert_array_equal(task.read_labels(source, print), expected)
 
 
@@ -132,7 +133,8 @@ def test_a_file_of_texts_alone_has_no_labels(tmp_path: Path) -> None:
     [
         ("a.csv", "text,toxic,insult\na,0,1\nb,yes,0", r"a\.csv, line 3: 'toxic' is 'yes', and .* holds 0 or 1\."),
         ("a.csv", "text,toxic,insult\na,0,2", r"a\.csv, line 2: 'insult' is '2', and the column of a class holds"),
-        ("a.csv", "text,toxic,insult\na,0,-1", r"a\.csv, line 2: 'insult' is '-1', and the column of a class holds"),
+        ("a.csv", "text,toxic,insult\na,0,-1", r"'a\.csv', row 1: 'insult' is missing, and 'toxic' is 0; the"),
+        ("a.csv", "text,toxic,insult\na,0,-2", r"a\.csv, line 2: 'insult' is '-2', and the column of a class holds"),
         ("a.tsv", "text\ttoxic\tinsult\na\t0\t0.5", r"a\.tsv, line 2: 'insult' is '0\.5', and the column"),
         ("a.jsonl", '{"text": "a", "toxic": 0.5, "insult": 0}', r"a\.jsonl, line 1: 'toxic' is 0\.5, and the column"),
         ("a.jsonl", '{"text": "a", "toxic": [1], "insult": 0}', r"line 1: 'toxic' is \[1\], and the column"),

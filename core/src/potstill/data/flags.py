@@ -13,6 +13,7 @@ from potstill.errors import DataError
 
 _ROLE = "label:"
 """What the role of a class's column begins with."""
+_NONE = ("", "-1", "-1.0")  # -1 as labels elsewhere, and as Jigsaw's test rows that nobody judged
 _CELLS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 
 
@@ -63,7 +64,7 @@ def _flag(row: Cells, name: str) -> bool | None:
     if isinstance(value, bool | None):
         return value
     text = str(value).strip().lower()
-    if is_missing(value) or not text:
+    if is_missing(value) or text in _NONE:
         return None
     if text not in _CELLS:
         raise ValueError(f"is {value!r:.60}, and the column of a class holds 0 or 1")
@@ -71,4 +72,4 @@ def _flag(row: Cells, name: str) -> bool | None:
 
 
 FLAG = Shape(Value("bool"), _flag)
-"""Whether a row has a class: 0 or 1, false or true, as numbers or as text; None where missing (null, "", NaN)."""
+"""Whether a row has a class: 0 or 1, false or true, as numbers or as text; None where missing (null, "", NaN, -1)."""
