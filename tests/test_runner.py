@@ -5,12 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -284,30 +282,6 @@ def test_a_vocabulary_that_changed_under_a_run_is_refused(tmp_path: Path) -> Non
         file.write("another\n")
     with pytest.raises(ModelError, match=r"The student's 'vocab\.txt' is not what the run"):
         potstill.run(student_only(), folder=tmp_path / "run", data_root=folder)
-
-
-def test_a_model_that_was_moved_is_the_same_and_another_in_its_place_is_not(tmp_path: Path) -> None:
-    folder = write_data(tmp_path, train=24)
-    potstill.run(student_only(), folder=tmp_path / "before", data_root=folder)
-    shutil.copytree(tmp_path / "before/model", folder / "here")
-
-    def run(model: str, reuse: Sequence[Path] = (), name: str = "run") -> list[str]:
-        notes = Notes()
-        plan = student_only() | {"student": {"model": model}}
-        potstill.run(plan, folder=tmp_path / name, data_root=folder, reuse=reuse, progress=notes)
-        return notes.lines
-
-    run("here")
-    shutil.move(folder / "here", folder / "there")
-    assert not [line for line in run("there") if "updates" in line]
-    assert 'model = "there"' in (tmp_path / "run/recipe.toml").read_text()
-    run("there")
-    assert [line for line in run("there", [tmp_path / "run"], "other") if "taken from" in line]
-    shutil.copytree(folder / "there", folder / "here")
-    config = folder / "here" / "config.json"
-    config.write_text(config.read_text().replace('"dtype"', '"of_another": 1, "dtype"'))
-    with pytest.raises(RecipeError, match=r'run of another recipe \(student\.model: "there" → "here"\)'):
-        run("here")
 
 
 def test_a_stage_whose_vocabulary_changed_is_not_taken_over(tmp_path: Path) -> None:

@@ -46,12 +46,40 @@ def by_side(recipe: Recipe, named: NamedFiles) -> dict[str, dict[str, str]]:
     for plan in recipe.stages:
         tables["teacher"] += plan.every_teacher.values()
         tables["student"].append(plan.student)
-    return {side: named.within(map(as_plain, found)) for side, found in tables.items()}
+    return {side: named.within(map(naming, found)) for side, found in tables.items()}
 
 
-def as_plain(table: Reference | None) -> Any:
+def with_models(recipe: Recipe, words: Mapping[str, Mapping[str, str]]) -> Recipe:
+    """The recipe with other words in its tables and references of "teacher" and "student", and nowhere else."""
+    teacher, student = words.get("teacher", {}), words.get("student", {})
+    stages = tuple(
+        plan.model_copy(
+            update={
+                "teacher": exchanged(plan.teacher, teacher),
+                "teachers": {name: exchanged(reference, teacher) for name, reference in plan.teachers.items()},
+                "student": exchanged(plan.student, student),
+            }
+        )
+        for plan in recipe.stages
+    )
+    tables = {"teacher": exchanged(recipe.teacher, teacher), "student": exchanged(recipe.student, student)}
+    return recipe.model_copy(update={**tables, "stages": stages})
+
+
+def exchanged(reference: Reference | None, words: Mapping[str, str]) -> Reference | None:
+    """A table or another reference with other words in the place of some; a config's are no paths, and stay."""
+    other = with_words(naming(reference), words)
+    return reference.model_copy(update=other) if isinstance(reference, ModelConfig) else other
+
+
+def naming(reference: Reference | None) -> Any:
+    """What of a table or another reference may name a file: all but a config, whose "bert" is a kind of model."""
+    return reference.model_dump(exclude={"config"}) if isinstance(reference, ModelConfig) else reference
+
+
+def as_plain(reference: Reference | None) -> Any:
     """A table as a dict; any other reference as it is."""
-    return table.model_dump() if isinstance(table, ModelConfig) else table
+    return reference.model_dump() if isinstance(reference, ModelConfig) else reference
 
 
 def with_words(value: Any, words: Mapping[str, str]) -> Any:
@@ -59,7 +87,7 @@ def with_words(value: Any, words: Mapping[str, str]) -> Any:
     if isinstance(value, Mapping):
         return {key: with_words(part, words) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [with_words(part, words) for part in value]
+        return type(value)(with_words(part, words) for part in value)
     return words.get(value, value) if isinstance(value, str) else value
 
 

@@ -16,14 +16,15 @@ from potstill.discovery import installed
 from potstill.disk import writing
 from potstill.errors import DataError, ModelError, RecipeError, UserError
 from potstill.files import read_json, sweep_drafts, text_hash, write_json, write_text
-from potstill.named import with_words
-from potstill.recipe import Recipe, difference, dump, load, parse, plain
+from potstill.named import with_models
+from potstill.recipe import Recipe, difference, dump, load
 from potstill.tracking import FOLDER as TRACKING
 
 _REPLACED = ("result.json", "model", "stages", "export", "report.html", "recipe.toml", TRACKING)
 """What a run replaces in its folder; the result first, since without it nothing counts as finished."""
 
 Files = Mapping[str, Mapping[str, str]]
+"""By "teacher" and "student", something of each file and folder that their tables name, by its words there."""
 
 
 class RunFolder:
@@ -75,7 +76,7 @@ class RunFolder:
         path = self.path / "recipe.toml"
         if self.is_run and self.started:
             moved = self._moved(files)
-            differences = difference(parse(with_words(plain(load(path)), moved)), recipe)
+            differences = difference(with_models(load(path), moved), recipe)
             if differences:
                 raise RecipeError(
                     f"The folder {self.path} holds a run of another recipe ({'; '.join(differences[:3])}"
@@ -84,9 +85,8 @@ class RunFolder:
                 )
             if _first_rank() and not (self.path / "environment.json").is_file():
                 self._note_environment(root)
-            if _first_rank() and moved:
-                write_text(path, dump(recipe))
-                write_json(self.path / "environment.json", {**self._environment(), "files": files})
+            if _first_rank() and any(moved.values()):
+                self._note_moved(recipe, moved)
             return
         if not _first_rank():
             return
@@ -105,13 +105,21 @@ class RunFolder:
         path = self.path / "environment.json"
         return dict(read_json(path)) if path.is_file() else {}
 
-    def _moved(self, files: Files) -> dict[str, str]:
-        """Where files and folders that the run knows under another path lie now, by that path."""
-        moved: dict[str, str] = {}
-        for side, known in self._environment().get("files", {}).items():
-            new = {found: word for word, found in files[side].items() if word not in known}
-            moved |= {word: new[found] for word, found in known.items() if word not in files[side] and found in new}
-        return moved
+    def _moved(self, files: Files) -> Files:
+        """Where files and folders that the run knows under another path lie now, by side and that path."""
+        return {
+            side: _renamed(known, files.get(side, {})) for side, known in self._environment().get("files", {}).items()
+        }
+
+    def _note_moved(self, recipe: Recipe, moved: Files) -> None:
+        """Exchanges the paths alone, so that what else has changed is still seen."""
+        known = self._environment()
+        files = {
+            side: {moved[side].get(word, word): found for word, found in words.items()}
+            for side, words in known["files"].items()
+        }
+        write_text(self.path / "recipe.toml", dump(recipe))
+        write_json(self.path / "environment.json", {**known, "files": files})
 
     def clear(self) -> None:
         """Removes what a run left in the folder; whatever else is there stays.
@@ -188,6 +196,12 @@ class RunFolder:
     def stages(self) -> list[Path]:
         """The folders of finished stages, in order."""
         return sorted(path.parent for path in self.path.glob("stages/*/result.json"))
+
+
+def _renamed(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """The words that are gone, with those that are new and have the same hash."""
+    new = {found: word for word, found in now.items() if word not in before}
+    return {word: new[found] for word, found in before.items() if word not in now and found in new}
 
 
 def environment() -> dict[str, Any]:

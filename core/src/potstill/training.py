@@ -23,13 +23,14 @@ from potstill.errors import PluginError
 from potstill.evaluate import Measured, measure, measure_logits
 from potstill.files import new_folder, read_json, sweep_drafts, write_json
 from potstill.models import CARD
-from potstill.named import as_plain, with_words
+from potstill.named import as_plain, exchanged, naming, with_words
 from potstill.outcomes import keep_outcomes
 from potstill.plugin import Plugin
 from potstill.recall import teacher_logits
 from potstill.recipe import StagePlan
 from potstill.references import FRESH, references, stage_named, tables_used
 from potstill.runfolder import RunFolder, content_key
+from potstill.settings import Reference
 from potstill.stage import Stage, count_hooks
 from potstill.stagemodels import MODULES
 
@@ -244,30 +245,25 @@ def _key(context: Context, plan: StagePlan, before: Mapping[str, StageResult]) -
     What is named by a path counts by what it holds, wherever it lies.
     """
 
-    def origin(reference: Any) -> Any:
-        name = stage_named(reference)
-        return as_plain(reference) if name is None else before[name].facts["key"]
+    recipe, tables, named = context.recipe, tables_used(context.recipe, plan), dict(references(plan))
+    files = context.named.within([*map(naming, tables.values()), *map(naming, named.values()), plan.options])
 
-    recipe = context.recipe
-    models = {side: table.model_dump() for side, table in tables_used(recipe, plan).items()}
-    named = {key: as_plain(reference) for key, reference in references(plan)}
-    files = context.named.within([models, named, plan.options])
+    def origin(reference: Reference) -> Any:
+        name = stage_named(reference)
+        return as_plain(exchanged(reference, files)) if name is None else before[name].facts["key"]
+
+    elsewhere = {"teacher", "teachers", "student", "data", "options", "checkpoint_every"}
     return content_key(
-        with_words(
-            {
-                "plan": plan.model_dump(exclude={"teacher", "teachers", "student", "data", "checkpoint_every"}),
-                "models": models,
-                "origins": {side: origin(reference) for side, reference in references(plan)},
-            },
-            files,
-        )
-        | {
+        {
+            "plan": plan.model_dump(exclude=elsewhere) | {"options": with_words(plan.options, files)},
             "seed": recipe.seed if plan.seed is None else plan.seed,
             "task": recipe.task.model_dump(),
             "labels": context.task.names,
             "data": context.data_of(plan).model_dump(exclude={"corpus": {"workers"}}),
             "rows": context.fingerprint(plan),
+            "models": {side: as_plain(exchanged(table, files)) for side, table in tables.items()},
             "given": _given_keys(context, plan),
+            "origins": {side: origin(reference) for side, reference in named.items()},
             "versions": _versions(loader.stage_plugins(recipe, plan)),
         }
     )
