@@ -323,6 +323,12 @@ def test_what_one_suite_fine_tuned_teaches_another(
         (["--teacher", ".", "-p", "hinton"], "holds no suite.json; name the folder that `potstill suite` made"),
         (["--teacher", "thrown", "-p", "hinton"], "run it again with --keep-models"),
         (["--teacher", "half", "-p", "hinton"], "--teacher has no model of the task 'likeness'; it has topic"),
+        (["--teacher", "part", "-p", "hinton"], "part/likeness/seed=1 has no weights"),
+        (["--teacher", "part", "--task", "topic"], "nothing in the task 'topic' learns"),  # whose weights are there
+        (["--teacher", "", "-p", "hinton"], "--teacher is empty: name the folder of a suite"),
+        (["--teacher", "kept", "--set", "teacher.model=x"], "the teacher is a model of --teacher; leave 'teacher.mod"),
+        (["--teacher", "kept", "--grid", "teacher.model=x"], "--grid teacher.model: in a suite the teacher is a model"),
+        (["--teacher", "damaged", "-p", "hinton"], "suite.json is damaged, for it holds no table of tasks"),
     ],
     ids=" ".join,
 )
@@ -335,7 +341,8 @@ def test_teachers_that_cannot_teach_are_one_sentence_and_nothing_is_trained(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, tasks in (("kept", ["topic", "likeness"]), ("thrown", ["topic", "likeness"]), ("half", ["topic"])):
+    both = ["topic", "likeness"]
+    for name, tasks in (("kept", both), ("thrown", both), ("part", both), ("half", ["topic"]), ("damaged", [])):
         done = {
             task: {"metrics": ["accuracy"], "runs": [{"seed": 1, "folder": "seed=1", "accuracy": 0.5}]}
             for task in tasks
@@ -343,9 +350,10 @@ def test_teachers_that_cannot_teach_are_one_sentence_and_nothing_is_trained(
         for task in tasks:
             model = Path(name, task, "seed=1", "model")
             model.mkdir(parents=True)
-            if name != "thrown":
+            if name != "thrown" and (name, task) != ("part", "likeness"):
                 (model / "model.safetensors").touch()
-        Path(name, "suite.json").write_text(json.dumps({"name": name, "tasks": done}))
+        Path(name).mkdir(exist_ok=True)
+        Path(name, "suite.json").write_text(json.dumps({"name": name, "tasks": done or []}))
     assert teaching(place, tmp_path / "runs", "--model", str(place / "encoder"), *words) == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()

@@ -168,7 +168,7 @@ def test_metrics_where_less_is_better_are_no_points_and_have_no_average() -> Non
 )
 def test_models_are_called_by_what_tells_them_apart(places: list[str], names: list[str]) -> None:
     assert run_names(places) == names
-    assert run_names(places, ["fgm:epsilon=0.5", "hinton"]) == [f"{name}+fgm+hinton" for name in names]
+    assert run_names(places, ["fgm:epsilon=0.5", "hinton", "fgm:steps=2"]) == [f"{name}+fgm+hinton" for name in names]
 
 
 def test_the_command_judges_two_encoders_and_keeps_what_it_told(

@@ -24,6 +24,7 @@ from potstill.errors import UserError
 
 if TYPE_CHECKING:
     from potstill.progress import Progress
+    from potstill.suite.tasks import SuiteTask
 
 
 @click.command
@@ -82,9 +83,8 @@ def suite(
       potstill suite mine.toml mrpc.toml --model bert-base-uncased --set data.train_rows=2000
       potstill suite glue --model runs/student --data-root data --teacher suites/glue/bert -p hinton
     """
-    from potstill.suite.kept import fine_tuned
     from potstill.suite.running import absent_tasks, prepare_suite, run_suite
-    from potstill.suite.tasks import suite_tasks, with_teachers
+    from potstill.suite.tasks import check_keys, keys_of, suite_tasks
 
     tasks = suite_tasks(suites, existing_root(data_root), only=only, plugins=plugins, settings=settings)
     place = Path(folder) if folder else Path("suites") / "-".join(Path(word).stem for word in suites)
@@ -93,11 +93,13 @@ def suite(
     runs: dict[str, Any] = {"grid": parse_grid(grids), "seeds": parse_seeds(seeds)}
     _check_unlike(models)
     named = dict(zip(run_names(models, plugins), models, strict=True))
-    teachers = None if teacher is None else fine_tuned(Path(teacher).expanduser())
+    if teacher is not None:
+        check_keys(keys_of(settings), "--set", "teacher")
+        check_keys(runs["grid"], "--grid", "teacher")
     progress = make_progress(quiet)
     absent = absent_tasks(tasks, progress, require_all=require_all)
     tasks = [task for task in tasks if task.name not in absent]
-    tasks = tasks if teachers is None else with_teachers(tasks, teachers)
+    tasks = tasks if teacher is None else _taught(tasks, teacher)
     for name, spec in list(named.items())[1:]:  # so that its faults, too, are told before anything is trained
         prepare_suite(tasks, spec, folder=place / name, **runs)
     found = [
@@ -121,6 +123,15 @@ def suite(
         _judge(found, place, progress, as_json)
 
 
+def _taught(tasks: Sequence[SuiteTask], teacher: str) -> list[SuiteTask]:
+    from potstill.suite.kept import fine_tuned
+    from potstill.suite.tasks import with_teachers
+
+    if not teacher:
+        raise UserError("--teacher is empty: name the folder of a suite.")
+    return with_teachers(tasks, fine_tuned(Path(teacher).expanduser(), [task.name for task in tasks]))
+
+
 def _check_unlike(models: Sequence[str]) -> None:
     if len({str(Path(place).resolve()) if Path(place).exists() else place for place in models}) < len(models):
         raise UserError(
@@ -129,8 +140,8 @@ def _check_unlike(models: Sequence[str]) -> None:
 
 
 def run_names(models: Sequence[str], plugins: Sequence[str] = ()) -> list[str]:
-    """What to call the models' runs: the model, and "+" before each plugin that was added."""
-    added = "".join(f"+{plugin.partition(':')[0]}" for plugin in plugins)
+    """What to call the models' runs: the model, and "+" before each plugin that was added, once."""
+    added = "".join(f"+{name}" for name in dict.fromkeys(plugin.partition(":")[0] for plugin in plugins))
     return [f"{name}{added}" for name in told_apart(models)]
 
 

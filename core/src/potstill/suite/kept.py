@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from potstill.errors import UserError
+from potstill.errors import FileError, UserError
 from potstill.files import read_json
 from potstill.suite.running import FILE
 from potstill.tasks import better
@@ -23,10 +23,10 @@ def read_suite(folder: Path, who: str) -> dict[str, Any]:
     Args:
         who: what errors name first, such as the option that named the folder.
 
-    Raises: UserError where that is no suite's folder, with those in it that are.
+    Raises: UserError where that is no suite's folder, with those in it that are; FileError where its file is damaged.
     """
     if (folder / FILE).is_file():
-        return dict(read_json(folder / FILE))
+        return _read(folder / FILE)
     inner = sorted(str(path.parent) for path in folder.glob(f"*/{FILE}"))
     there = "is no folder" if not folder.is_dir() else f"holds no {FILE}"
     raise UserError(
@@ -35,10 +35,24 @@ def read_suite(folder: Path, who: str) -> dict[str, Any]:
     )
 
 
-def fine_tuned(folder: Path) -> dict[str, Path]:
+def _read(path: Path) -> dict[str, Any]:
+    found = read_json(path)
+    tasks = found.get("tasks") if isinstance(found, dict) else None
+    if not isinstance(tasks, dict) or not all(isinstance(task, dict) for task in tasks.values()):
+        raise FileError(
+            f"{path} is damaged, for it holds no table of tasks; put back a whole copy, or remove it and run the suite "
+            "again."
+        )
+    return dict(found)
+
+
+def fine_tuned(folder: Path, wanted: Collection[str]) -> dict[str, Path]:
     """By task, the model of a suite's run that has the best score by the task's first metric.
 
-    Raises: UserError where the folder is no suite's, or its models were thrown away.
+    Args:
+        wanted: the tasks whose models must still be there.
+
+    Raises: UserError where the folder is no suite's, or the models of a task were thrown away.
     """
     found: dict[str, Path] = {}
     for name, task in read_suite(folder, "--teacher")["tasks"].items():
@@ -48,7 +62,7 @@ def fine_tuned(folder: Path) -> dict[str, Path]:
         for run in task["runs"][1:]:
             best = run if better(first, run[first], best[first]) else best
         found[name] = folder / name / best["folder"] / "model"
-        if not any(found[name].glob("*.safetensors")):
+        if name in wanted and not any(found[name].glob("*.safetensors")):
             raise UserError(
                 f"--teacher: {found[name].parent} has no weights, for they are thrown away once they are measured; "
                 f"remove {folder / name} and run it again with --keep-models."

@@ -31,6 +31,7 @@ ENCODER = "encoder"
 """The folder beside those of the tasks, with what all of them start from."""
 AVERAGE = "average"
 """The row below those of the tasks."""
+_GIVEN = {"student": "the encoder of --model", "teacher": "a model of --teacher"}
 
 
 class SuiteFile(Settings):
@@ -221,15 +222,20 @@ def _checked(name: str, tables: dict[str, Any], metrics: tuple[str, ...], where:
     return SuiteTask(name, tables, wanted, root)
 
 
-def check_keys(keys: Iterable[str], option: str) -> None:
-    """Raises: UserError for a key of the student, which is the encoder."""
-    own = next((key for key in keys if key.split(".")[0] == "student"), None)
+def check_keys(keys: Iterable[str], option: str, table: str = "student") -> None:
+    """Raises: UserError for a key of the table "student" or "teacher", which the command gives by itself."""
+    own = next((key for key in keys if key.split(".")[0] == table), None)
     if own is not None:
-        raise UserError(f"{option} {own}: in a suite the student is the encoder of --model; leave '{own}' out.")
+        raise UserError(f"{option} {own}: in a suite the {table} is {_GIVEN[table]}; leave '{own}' out.")
+
+
+def keys_of(settings: Iterable[str]) -> list[str]:
+    """The keys of what stands after `--set`."""
+    return [setting.partition("=")[0].strip() for setting in settings]
 
 
 def _changed(task: SuiteTask, plugins: Sequence[str], settings: Sequence[str]) -> SuiteTask:
-    check_keys((setting.partition("=")[0].strip() for setting in settings), "--set")
+    check_keys(keys_of(settings), "--set")
     tables = recipes.with_plugins(task.recipe, list(plugins)) if plugins else task.recipe
     tables = recipes.with_overrides(tables, list(settings)) if settings else tables
     recipes.parse(tables, f"task '{task.name}'")
