@@ -12,7 +12,7 @@ import pytest
 
 import potstill.cli
 from potstill.cli.suite import run_names
-from potstill.errors import UserError
+from potstill.errors import FileError, UserError
 from potstill.files import write_json
 from potstill.outcomes import NAME, keep_outcomes
 from potstill.progress import Progress
@@ -102,6 +102,11 @@ def test_other_rows_other_seeds_and_no_task_in_common_are_refused(tmp_path: Path
     other_metric["tasks"]["a"]["metrics"] = ["macro_f1"]
     with pytest.raises(UserError, match="measured by accuracy in one suite and by macro_f1"):
         against(other_metric)
+    gone = suite(tmp_path / "gone", {"a": 0.9})
+    result = next((tmp_path / "gone").rglob("seed=1*/result.json"))
+    result.unlink()
+    with pytest.raises(FileError, match=f"{result} is missing; put it back, or remove {result.parent} and run"):
+        against(gone)
     next((tmp_path / "one").rglob(NAME)).write_bytes(b"short")
     with pytest.raises(UserError, match="outcomes of .* cannot be read"):
         against(suite(tmp_path / "same", {"a": 0.9}))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from potstill.errors import FileError, UserError
 from potstill.files import read_json
-from potstill.models import task_of
+from potstill.models import CARD, task_of
 from potstill.outcomes import NAME, Rows, kept_outcomes
 from potstill.progress import Progress
 from potstill.suite.kept import shared
@@ -48,7 +48,8 @@ def compare(
 
     Returns: "method", and by task and for "average": "difference", "rows" (the bootstrap's interval, None where there
         is none), "seeds" (the t-test; None below three), "verdict"; scores of several metrics count with their mean.
-    Raises: UserError where no task is shared, or a task's rows or seeds are not the same.
+    Raises: UserError where no task is shared, or a task's rows or seeds are not the same; FileError for a run of which
+        something is missing.
     """
     [first, second], _ = shared((first, second))
     found: dict[str, Any] = {}
@@ -56,8 +57,14 @@ def compare(
     for number, name in enumerate(first["tasks"]):
         tasks = first["tasks"][name], second["tasks"][name]
         _check_alike(name, *tasks)
+        runs = [
+            folder / name / run["folder"]
+            for folder, task in zip((one, other), tasks, strict=True)
+            for run in task["runs"]
+        ]
+        _check_there(runs)
         draws = None
-        if _by_rows((one / name, other / name), tasks):
+        if _by_rows(runs, tasks[0]):
             told.note(f"{name}: scoring {RESAMPLES} draws of its rows")
             scorers, rows = _scorers(name, one, other, *tasks)
             draws = bootstrap(*scorers, rows, seed=number)  # its own draws, as the average's tasks are not alike
@@ -91,10 +98,17 @@ def _told(
     }
 
 
-def _by_rows(folders: Sequence[Path], tasks: Sequence[Mapping[str, Any]]) -> bool:
+def _by_rows(runs: Sequence[Path], task: Mapping[str, Any]) -> bool:
     """Whether draws of the rows can be scored: not where a loss counts, nor where the task kept nothing of its rows."""
-    runs = [folder / run["folder"] for folder, task in zip(folders, tasks, strict=True) for run in task["runs"]]
-    return "loss" not in tasks[0]["metrics"] and any((_last_stage(run) / NAME).is_file() for run in runs)
+    return "loss" not in task["metrics"] and any((_last_stage(run) / NAME).is_file() for run in runs)
+
+
+def _check_there(runs: Sequence[Path]) -> None:
+    """Raises: FileError for a run that was removed, or whose model's folder was."""
+    for run in runs:
+        for path in (run / "result.json", run / "model" / CARD):
+            if not path.is_file():
+                raise FileError(f"{path} is missing; put it back, or remove {run} and run the suite again.")
 
 
 def _check_alike(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
