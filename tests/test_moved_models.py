@@ -11,6 +11,7 @@ import pytest
 
 import potstill
 from potstill.errors import ModelError, RecipeError
+from potstill.named import NamedFiles
 from potstill.testing.tiny import bert, student_only, write_data
 from tests.test_runner import Notes
 
@@ -37,6 +38,12 @@ def test_a_model_that_was_moved_is_the_same_and_another_in_its_place_is_not(tmp_
     config.write_text(config.read_text().replace('"dtype"', '"of_another": 1, "dtype"'))
     with pytest.raises(RecipeError, match=r'run of another recipe \(student\.model: "there" → "here"\)'):
         run("here")
+
+
+def test_texts_that_can_be_no_path_name_nothing(tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("a file")
+    found = NamedFiles(tmp_path).within([{"a": "", "b": ["there", "long " * 100], "c": "stage:there"}])
+    assert list(found) == ["there"]  # and "" not as the folder itself
 
 
 class Moving:

@@ -258,6 +258,15 @@ def test_the_table_of_all_keeps_what_earlier_calls_ran(place: Path, tmp_path: Pa
     assert "| topic |" in (tmp_path / "suite.md").read_text()
 
 
+def test_the_table_of_all_keeps_a_task_whose_data_is_gone_since(place: Path, tmp_path: Path) -> None:
+    topic, likeness = suite_tasks([str(place / "both.toml")], place)
+    options: dict[str, Any] = {"grid": {}, "seeds": [1], "folder": tmp_path, "name": "encoder"}
+    ran = run_suite([topic], str(place / "encoder"), **options)
+    found = run_suite([topic, likeness], str(place / "encoder"), absent={"topic": "no file"}, **options)
+    assert found["tasks"]["topic"] == {"absent": "no file"}
+    assert json.loads((tmp_path / "suite.json").read_text())["tasks"]["topic"] == ran["tasks"]["topic"]
+
+
 def test_models_that_were_thrown_away_are_not_kept_in_silence(place: Path, tmp_path: Path) -> None:
     notes: list[str] = []
 

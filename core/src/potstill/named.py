@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,9 +34,9 @@ class NamedFiles:
 
     def within(self, values: Iterable[Any]) -> dict[str, str]:
         """The hash of every file and folder that trees of dicts and lists name, by its words there."""
-        words = {word for value in values for word in _words(value) if not word.startswith(STAGE)}
+        words = {word for value in values for word in _words(value) if word and not word.startswith(STAGE)}
         for word in words - set(self._known):
-            if self.path(word).exists():
+            if os.path.exists(self.path(word)):  # False of a text that is too long for a path
                 self._known[word] = path_hash(self.path(word))
         return {word: found for word, found in sorted(self._known.items()) if word in words}
 

@@ -172,9 +172,10 @@ def _without_weights(folder: Path, rows: Sequence[Row]) -> Path | None:
 
 
 def _write(folder: Path, found: Mapping[str, Any]) -> None:
-    """Every task that the folder has runs of, those of earlier calls too."""
+    """Every task that the folder has runs of, those of earlier calls too, also where the data is gone since."""
     path = folder / FILE
     known = read_json(path)["tasks"] if path.is_file() else {}
-    every = {**found, "tasks": {**known, **found["tasks"]}}
+    new = {name: task for name, task in found["tasks"].items() if "runs" in task or "runs" not in known.get(name, {})}
+    every = {**found, "tasks": {**known, **new}}
     write_json(path, every)
     write_text(folder / "suite.md", score_table([every]))
