@@ -11,6 +11,7 @@ import pytest
 
 import potstill
 from potstill.errors import ModelError, RecipeError
+from potstill.files import read_json
 from potstill.named import NamedFiles
 from potstill.testing.tiny import bert, student_only, write_data
 from tests.test_runner import Notes
@@ -44,6 +45,16 @@ def test_texts_that_can_be_no_path_name_nothing(tmp_path: Path) -> None:
     (tmp_path / "there").write_text("a file")
     found = NamedFiles(tmp_path).within([{"a": "", "b": ["there", "long " * 100], "c": "stage:there"}])
     assert list(found) == ["there"]  # and "" not as the folder itself
+
+
+def test_a_run_whose_data_was_moved_knows_where_it_lies(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    write_data(tmp_path / "here", train=24)
+    plan = student_only(updates=1, epochs=None)
+    potstill.run(plan, folder=tmp_path / "run", data_root=tmp_path / "here")
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    potstill.run(plan, folder=tmp_path / "run", data_root=tmp_path / "there")
+    assert read_json(tmp_path / "run/environment.json")["data_root"] == str((tmp_path / "there").resolve())
 
 
 class Moving:

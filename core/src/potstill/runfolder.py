@@ -140,13 +140,14 @@ class RunFolder:
     def _note_environment(self, root: Path) -> None:
         write_json(self.path / "environment.json", {**environment(), "data_root": str(root.resolve())})
 
-    def check_inputs(self, data: str, given: Mapping[str, str], files: Files) -> None:
+    def check_inputs(self, data: str, given: Mapping[str, str], files: Files, root: Path) -> None:
         """Notes what data, models and vocabularies the run works on, or checks that they are what they were.
 
         Args:
             data: a hash of all rows.
             given: a hash of each model that the caller holds, by side.
             files: hashes of the files and folders that the tables of "teacher" and "student" name, by their words.
+            root: where the recipe's paths stand now; noted, as the same data may have been moved.
 
         Raises:
             DataError: the data is not what this run began with.
@@ -172,7 +173,7 @@ class RunFolder:
                     "give another --folder to start a new run."
                 )
         if _first_rank():
-            write_json(path, known)
+            write_json(path, {**known, "data_root": str(root.resolve())})
 
     def stage_folder(self, number: int, name: str) -> Path:
         """The folder of stage `number`, from 1."""

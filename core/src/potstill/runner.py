@@ -126,7 +126,7 @@ def run(
             plan, place.path, root, progress=progress, given=given, tables=tables, tracking=tracking, named=named
         )
         ranks.wait()  # the first rank has written by then what the others read
-        place.check_inputs(context.fingerprint(), context.given_keys(), files)
+        place.check_inputs(context.fingerprint(), context.given_keys(), files, root)
         with context.stop.listening():
             return _run(context, place, [RunFolder(Path(path)) for path in reuse])
 
