@@ -254,9 +254,8 @@ class TokenClassification(Task):
         """Of each row with tags, [rows, 5] entities that are there, that are told and that are both, words, and words
         with the right tag; and [rows, 3] its number, entities and words."""
         numbers, known, found = self._told(outcomes, labels, rows)
-        counts = np.array([self._counts(*both) for both in zip(known, found, strict=True)], dtype=np.int64).reshape(
-            -1, 5
-        )
+        counted = [self._counts(*both) for both in zip(known, found, strict=True)]
+        counts = np.array(counted, dtype=np.int64).reshape(-1, 5)
         return counts, np.column_stack([numbers, counts[:, [0, 3]]])
 
     def _counts(self, known: list[str], found: list[str]) -> tuple[int, ...]:
