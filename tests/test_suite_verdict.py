@@ -74,6 +74,21 @@ def test_two_seeds_are_judged_by_the_rows_alone(tmp_path: Path) -> None:
     assert found["tasks"]["a"]["verdict"] == "better"
 
 
+def test_the_seeds_that_both_suites_ran_are_paired(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, other = suite(tmp_path / "one", {"a": 0.9}), suite(tmp_path / "other", {"a": 0.8})
+    whole = compare(one, other, tmp_path / "one", tmp_path / "other", Progress())
+    other["tasks"]["a"]["runs"].reverse()
+    assert compare(one, other, tmp_path / "one", tmp_path / "other", Progress()) == whole
+    del other["tasks"]["a"]["runs"][1:]
+    for name, found in (("one", one), ("other", other)):
+        write_json(tmp_path / name / "suite.json", found)
+    assert potstill.cli.main(["compare", str(tmp_path / "one"), str(tmp_path / "other")]) == 0
+    out, err = capsys.readouterr()
+    assert "a: of the seeds [0, 1, 2] and [2] those that both have are compared." in err
+    last = suite(tmp_path / "last", {"a": 0.9})["tasks"]["a"]["runs"][2]["accuracy"]
+    assert f"{100 * (last - other['tasks']['a']['runs'][0]['accuracy']):+.2f}" in out
+
+
 def test_a_table_of_both_shows_points_and_the_verdict(tmp_path: Path) -> None:
     one, other = suite(tmp_path / "one", {"a": 0.9}), suite(tmp_path / "other", {"a": 0.7})
     found = compare(one, other, tmp_path / "one", tmp_path / "other", Progress())
@@ -87,15 +102,17 @@ def test_a_table_of_both_shows_points_and_the_verdict(tmp_path: Path) -> None:
 
 def test_other_rows_other_seeds_and_no_task_in_common_are_refused(tmp_path: Path) -> None:
     one = suite(tmp_path / "one", {"a": 0.9})
-    other_rows, fewer = suite(tmp_path / "rows", {"a": 0.9}, shift=1), suite(tmp_path / "fewer", {"a": 0.9}, seeds=2)
+    other_rows, others = suite(tmp_path / "rows", {"a": 0.9}, shift=1), suite(tmp_path / "others", {"a": 0.9}, seeds=2)
+    for run in others["tasks"]["a"]["runs"]:
+        run["seed"] += 7
 
     def against(found: dict[str, Any]) -> None:
         compare(one, found, tmp_path / "one", tmp_path / found["name"], Progress())
 
     with pytest.raises(UserError, match="'a' was measured on other validation rows"):
         against(other_rows)
-    with pytest.raises(UserError, match=r"'a' ran with the seeds \[0, 1, 2\] in one suite and \[0, 1\]"):
-        against(fewer)
+    with pytest.raises(UserError, match=r"'a' ran with the seeds \[0, 1, 2\] in one suite and \[7, 8\]"):
+        against(others)
     with pytest.raises(UserError, match="no finished task in common"):
         against(suite(tmp_path / "b", {"b": 0.9}))
     other_metric = suite(tmp_path / "metric", {"a": 0.9})

@@ -40,7 +40,7 @@ METHOD = (
 def compare(
     first: Mapping[str, Any], second: Mapping[str, Any], one: Path, other: Path, told: Progress
 ) -> dict[str, Any]:
-    """The first suite's encoder against the second's, on the tasks that both have.
+    """The first suite's encoder against the second's, on the tasks that both have, by the seeds that both ran.
 
     Args:
         first, second: what `run_suite` gave.
@@ -48,15 +48,16 @@ def compare(
 
     Returns: "method", and by task and for "average": "difference", "rows" (the bootstrap's interval, None where there
         is none), "seeds" (the t-test; None below three), "verdict"; scores of several metrics count with their mean.
-    Raises: UserError where no task is shared, or a task's rows or seeds are not the same; FileError for a run of which
-        something is missing.
+    Raises: UserError where no task is shared, or a task has other rows or no seed in common; FileError for a run of
+        which something is missing.
     """
     [first, second], _ = shared((first, second))
+    for name in first["tasks"]:
+        first["tasks"][name], second["tasks"][name] = _paired(name, first["tasks"][name], second["tasks"][name], told)
     found: dict[str, Any] = {}
     resampled: list[npt.NDArray[np.float64] | None] = []
     for number, name in enumerate(first["tasks"]):
         tasks = first["tasks"][name], second["tasks"][name]
-        _check_alike(name, *tasks)
         runs = [
             folder / name / run["folder"]
             for folder, task in zip((one, other), tasks, strict=True)
@@ -111,18 +112,25 @@ def _check_there(runs: Sequence[Path]) -> None:
                 raise FileError(f"{path} is missing; put it back, or remove {run} and run the suite again.")
 
 
-def _check_alike(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+def _paired(
+    name: str, one: Mapping[str, Any], other: Mapping[str, Any], told: Progress
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A task of two suites with the runs alone whose seeds both have, in one order."""
     if one["metrics"] != other["metrics"]:
         raise UserError(
             f"The task '{name}' was measured by {', '.join(one['metrics'])} in one suite and by "
             f"{', '.join(other['metrics'])} in the other; run both with the same suite file."
         )
-    seeds = [[run["seed"] for run in task["runs"]] for task in (one, other)]
-    if seeds[0] != seeds[1]:
+    first, second = ({run["seed"]: run for run in task["runs"]} for task in (one, other))
+    both = [seed for seed in first if seed in second]
+    if not both:
         raise UserError(
-            f"The task '{name}' ran with the seeds {seeds[0]} in one suite and {seeds[1]} in the other; a paired test "
-            "needs the same seeds."
+            f"The task '{name}' ran with the seeds {[*first]} in one suite and {[*second]} in the other; a paired test "
+            "needs seeds that both have."
         )
+    if len(both) < max(len(first), len(second)):
+        told.note(f"{name}: of the seeds {[*first]} and {[*second]} those that both have are compared.")
+    return {**one, "runs": [first[seed] for seed in both]}, {**other, "runs": [second[seed] for seed in both]}
 
 
 def _scorers(
