@@ -124,8 +124,7 @@ def suite(
 
 
 def _taught(tasks: Sequence[SuiteTask], teacher: str) -> list[SuiteTask]:
-    from potstill.suite.kept import fine_tuned
-    from potstill.suite.tasks import with_teachers
+    from potstill.suite.teachers import fine_tuned, with_teachers
 
     if not teacher:
         raise UserError("--teacher is empty: name the folder of a suite.")

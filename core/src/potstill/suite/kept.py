@@ -1,15 +1,16 @@
-"""What suites left in their folders, read again: to teach others, or to be put side by side."""
+"""What suites left in their folders, read again; without torch, as `potstill compare` looks here first."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from potstill.errors import FileError, UserError
 from potstill.files import read_json
-from potstill.suite.running import FILE
-from potstill.tasks import better
+
+FILE = "suite.json"
+"""In the folder of a suite and one model."""
 
 
 def is_suite(folder: Path) -> bool:
@@ -44,30 +45,6 @@ def _read(path: Path) -> dict[str, Any]:
             "again."
         )
     return dict(found)
-
-
-def fine_tuned(folder: Path, wanted: Collection[str]) -> dict[str, Path]:
-    """By task, the model of a suite's run that has the best score by the task's first metric.
-
-    Args:
-        wanted: the tasks whose models must still be there.
-
-    Raises: UserError where the folder is no suite's, or the models of a task were thrown away.
-    """
-    found: dict[str, Path] = {}
-    for name, task in read_suite(folder, "--teacher")["tasks"].items():
-        if "runs" not in task:
-            continue
-        first, best = task["metrics"][0], task["runs"][0]
-        for run in task["runs"][1:]:
-            best = run if better(first, run[first], best[first]) else best
-        found[name] = folder / name / best["folder"] / "model"
-        if name in wanted and not any(found[name].glob("*.safetensors")):
-            raise UserError(
-                f"--teacher: {found[name].parent} has no weights, for they are thrown away once they are measured; "
-                f"remove {folder / name} and run it again with --keep-models."
-            )
-    return found
 
 
 def shared(suites: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:

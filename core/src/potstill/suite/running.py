@@ -13,12 +13,12 @@ from potstill.progress import Progress
 from potstill.ranks import Ranks
 from potstill.report.folder import RecordedRun
 from potstill.suite.encoder import save_encoder
+from potstill.suite.kept import FILE
 from potstill.suite.tables import score_table
 from potstill.suite.tasks import ENCODER, SuiteTask, absence, check_keys, with_student
 from potstill.sweep import planned, sweep
 from potstill.tasks import better
 
-FILE = "suite.json"
 Row = Mapping[str, Any]
 
 

@@ -8,7 +8,7 @@ this task has otherwise, with two keys of its own: `metrics`, which its column s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,7 @@ from potstill.complaints import validated
 from potstill.context import cache_folder
 from potstill.data.source import Source, open_source
 from potstill.errors import AbsentDataError, RecipeError, UserError, did_you_mean
-from potstill.loader import plugin_class
 from potstill.recipes import SUITES, shipped
-from potstill.runner import expanded
 from potstill.settings import Settings, Strings, Table
 from potstill.tasks import LOWER_IS_BETTER, label_names, load_task, task_class
 from potstill.tasks.columns import columns_of
@@ -106,30 +104,11 @@ def suite_tasks(
 
 def with_student(task: SuiteTask, encoder: Path) -> dict[str, Any]:
     """The task's recipe with the encoder as its student."""
-    return {**task.recipe, "student": _model(encoder)}
+    return {**task.recipe, "student": as_table(encoder)}
 
 
-def with_teachers(tasks: Sequence[SuiteTask], teachers: Mapping[str, Path]) -> list[SuiteTask]:
-    """The tasks with a fine-tuned model each, by the task's name, that teaches the student.
-
-    Raises: UserError for a task that has none, or in which nothing learns from a teacher.
-    """
-    for task in tasks:
-        if task.name not in teachers:
-            raise UserError(
-                f"--teacher has no model of the task '{task.name}'; it has {', '.join(teachers)}. Run that task there "
-                "first, or name others by --task."
-            )
-        plans = expanded(recipes.parse({**task.recipe, "teacher": _model(teachers[task.name])}, task.name)).stages
-        if not any("teacher" in plugin_class(name).requires for plan in plans for name in plan.plugins):
-            raise UserError(
-                f"--teacher: nothing in the task '{task.name}' learns from a teacher; add a plugin that does, such as "
-                "-p NAME (`potstill plugins list` shows them)."
-            )
-    return [replace(task, recipe={**task.recipe, "teacher": _model(teachers[task.name])}) for task in tasks]
-
-
-def _model(folder: Path) -> dict[str, str]:
+def as_table(folder: Path) -> dict[str, str]:
+    """A model's folder as the table of a teacher or a student."""
     return {"model": str(folder.absolute())}
 
 
