@@ -81,4 +81,6 @@ def test_two_processes_train_what_one_trains(name: str, nursery: Nursery, data: 
         assert launch.wait(120) == [0] * ranks, launch.errors
     theirs = weights(tmp_path / "2", "distil")
     for parameter, value in weights(tmp_path / "1", "distil").items():
-        torch.testing.assert_close(theirs[parameter], value, rtol=1e-5, atol=1e-6)
+        # All logits of spans may be shifted alike, so their bias moves by rounding alone.
+        loose = parameter == "qa_outputs.bias"
+        torch.testing.assert_close(theirs[parameter], value, rtol=1e-5, atol=1e-5 if loose else 1e-6)

@@ -22,7 +22,8 @@ from potstill.errors import DataError, ModelError, RecipeError
 from potstill.models import Model
 from potstill.progress import Progress
 from potstill.settings import TaskConfig
-from potstill.tasks import label_names, load_task
+from potstill.tasks import load_task
+from potstill.tasks.names import label_names
 from potstill.tasks.tokens import TokenClassification
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-MISC", "I-MISC"]

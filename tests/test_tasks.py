@@ -20,8 +20,9 @@ from potstill.data.source import open_source
 from potstill.errors import DataError, RecipeError
 from potstill.progress import Progress
 from potstill.settings import TaskConfig
-from potstill.tasks import Task, better, label_names, load_task, scores
+from potstill.tasks import Task, better, load_task, scores
 from potstill.tasks.classification import TextClassification
+from potstill.tasks.names import label_names
 from potstill.tasks.regression import Regression
 
 REAL = Path(os.environ.get("POTSTILL_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")

@@ -28,8 +28,9 @@ from potstill.named import NamedFiles
 from potstill.progress import Progress, Stoppable
 from potstill.ranks import Ranks
 from potstill.recipe import DataConfig, Recipe, StagePlan
-from potstill.tasks import Task, label_names, load_task, task_class
+from potstill.tasks import Task, load_task, task_class
 from potstill.tasks.columns import columns_of
+from potstill.tasks.names import label_names
 from potstill.tracking import Tracking
 
 if TYPE_CHECKING:

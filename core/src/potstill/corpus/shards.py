@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ _TOLD = 20
 """So many damaged rows a manifest describes; the others it counts."""
 _CHARACTERS = 1 << 18
 """About so many characters are tokenized in one step."""
+_HEADERS = Lock()
+"""Held while NumPy reads headers, which are parsed as Python: in CPython 3.11 two threads that parse may both fail."""
 
 
 class DamagedRow(DataError):  # noqa: N818 - what is wrong with the data
@@ -65,7 +68,8 @@ def read_shard(folder: Path) -> dict[str, Any] | None:
         manifest: dict[str, Any] = read_json(folder / MANIFEST)
         if any(file_hash(folder / name) != manifest["sha256"][name] for name in (TABLE, INDEX, COUNTS)):
             return None
-        lengths, counts = np.load(folder / INDEX, mmap_mode="r"), np.load(folder / COUNTS)
+        with _HEADERS:
+            lengths, counts = np.load(folder / INDEX, mmap_mode="r"), np.load(folder / COUNTS)
         told = manifest["rows"], manifest["tokens"], manifest["tokens"]
         return manifest if (len(lengths), int(lengths.sum()), int(counts.sum())) == told else None
     except (OSError, FileError, KeyError, TypeError, ValueError):

@@ -21,8 +21,9 @@ from potstill.data.source import Source, open_source
 from potstill.errors import AbsentDataError, RecipeError, UserError, did_you_mean
 from potstill.recipes import SUITES, shipped
 from potstill.settings import Settings, Strings, Table
-from potstill.tasks import LOWER_IS_BETTER, label_names, load_task, task_class
+from potstill.tasks import LOWER_IS_BETTER, load_task, task_class
 from potstill.tasks.columns import columns_of
+from potstill.tasks.names import label_names
 
 TASKS = "tasks"
 ENCODER = "encoder"
