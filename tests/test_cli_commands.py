@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import tomli_w
 from rich.console import Console
 
 import potstill.cli
@@ -15,6 +16,8 @@ from potstill.cli.output import plain
 from potstill.cli.plan import tree
 from potstill.cli.time import entries, rows
 from potstill.report.latency import cells
+from potstill.testing.tiny import bert, write_data
+from potstill.testing.words import tagging, write_tags
 from potstill.timing import Timing, conditions
 
 
@@ -172,3 +175,15 @@ def test_a_run_from_a_recipe_and_one_from_options_end_in_predictions(colours: Pa
     assert potstill.cli.main(["run", "teacher.toml", "--seed", "5", "--quiet"]) == 2
     assert "seed" in capsys.readouterr().err
     assert potstill.cli.main(["run", "teacher.toml", "--seed", "5", "--fresh", "--quiet"]) == 0
+
+
+def test_a_sweep_shows_the_metric_of_its_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tags(write_data(tmp_path))
+    stage = {"name": "tune", "updates": 2, "batch_size": 8}
+    tables = {**tagging(), "stage": [stage], "student": {"config": bert(1, 16), "tokenizer": "vocab.txt"}}
+    del tables["teacher"]
+    (tmp_path / "tags.toml").write_text(tomli_w.dumps(tables))
+    words = ["sweep", str(tmp_path / "tags.toml"), "--folder", str(tmp_path / "sweep"), "--seeds", "1,2", "--quiet"]
+    assert potstill.cli.main(words) == 0
+    [heading] = [line for line in capsys.readouterr().out.splitlines() if "seeds" in line]
+    assert heading.split() == ["seeds", "accuracy", "F1"]

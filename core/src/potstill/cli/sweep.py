@@ -53,6 +53,7 @@ def sweep(
     target = Path(folder) if folder else Path("sweeps") / prepared.recipe.name
 
     from potstill.sweep import sweep as run_sweep
+    from potstill.tasks import task_class
 
     rows = run_sweep(
         prepared.raw,
@@ -64,7 +65,8 @@ def sweep(
         track=track,
     )
     if main_process():
-        _show(rows, prepared.recipe.task.metric, target, as_json)
+        task = prepared.recipe.task
+        _show(rows, task.metric or task_class(task.kind).default_metric, target, as_json)
 
 
 def parse_grid(words: Sequence[str]) -> dict[str, list[Any]]:
@@ -115,7 +117,7 @@ def _mean_and_deviation(values: Sequence[float]) -> str | None:
     return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
 
 
-def _show(rows: Sequence[Row], metric: str | None, folder: Path, as_json: bool) -> None:
+def _show(rows: Sequence[Row], metric: str, folder: Path, as_json: bool) -> None:
     from potstill.report.table import columns_of, headline, print_table
 
     if as_json:
