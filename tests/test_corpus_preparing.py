@@ -11,6 +11,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -277,3 +278,25 @@ def test_a_document_that_is_too_long_is_a_damaged_row_of_every_kind_of_file(
     done = prepared("in", tmp_path, bad_rows="skip")
     assert (done.total("documents"), done.total("bad")) == (4, 4)
     assert all("is longer than 1 MB; break it up." in told for told in done.bad)
+
+
+def test_headers_are_parsed_by_one_thread_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "PART", 300)
+    write_text(tmp_path / "a.txt", texts(80))
+    prepared("a.txt", tmp_path)
+    folders = [path.parent for path in (tmp_path / "cache").rglob("manifest.json")]
+    load, inside, most = np.load, [], []
+
+    def slowly(*words: Any, **more: Any) -> Any:
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.01)
+        found = load(*words, **more)
+        inside.pop()
+        return found
+
+    monkeypatch.setattr(np, "load", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(shards.read_shard, folders))
+    assert len(folders) > 4
+    assert max(most) == 1

@@ -47,7 +47,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "hinton on next words + accumulate": {"plugins": ["hinton", "accumulate"]},
     "hinton on tags + accumulate": {"plugins": ["hinton", "accumulate"]},
-    "hinton on answers + accumulate": {"plugins": ["hinton", "accumulate"]},
+    # All logits of a span's ends may be shifted alike, so their bias has no gradient but rounding.
+    "hinton on answers + accumulate": {"plugins": ["hinton", "accumulate"], "freeze": ["qa_outputs.bias"]},
     "pgd on rows + accumulate": {"plugins": ["pgd", "accumulate", "hinton"], "pgd": {"steps": 2}},
 }
 TASKS = {"distilbert + diito + accumulate": "masked-lm", "hinton on next words + accumulate": "causal-lm"}
@@ -81,6 +82,4 @@ def test_two_processes_train_what_one_trains(name: str, nursery: Nursery, data: 
         assert launch.wait(120) == [0] * ranks, launch.errors
     theirs = weights(tmp_path / "2", "distil")
     for parameter, value in weights(tmp_path / "1", "distil").items():
-        # All logits of spans may be shifted alike, so their bias moves by rounding alone.
-        loose = parameter == "qa_outputs.bias"
-        torch.testing.assert_close(theirs[parameter], value, rtol=1e-5, atol=1e-5 if loose else 1e-6)
+        torch.testing.assert_close(theirs[parameter], value, rtol=1e-5, atol=1e-6)

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
 
 import potstill.cli
-from potstill.errors import ModelError, RecipeError, UserError
+from potstill.errors import FileError, ModelError, RecipeError, UserError
 from potstill.models import task_of
 from potstill.outcomes import kept_outcomes
 from potstill.progress import Progress
@@ -264,6 +264,13 @@ def test_the_table_of_all_keeps_a_task_whose_data_is_gone_since(place: Path, tmp
     found = run_suite([topic, likeness], str(place / "encoder"), absent={"topic": "no file"}, **options)
     assert found["tasks"]["topic"] == {"absent": "no file"}
     assert json.loads((tmp_path / "suite.json").read_text())["tasks"]["topic"] == ran["tasks"]["topic"]
+
+
+def test_a_damaged_table_of_earlier_runs_is_told_before_anything_is_trained(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "suite.json").write_text("[]")
+    with pytest.raises(FileError, match=r"suite\.json is damaged, for it holds no table of tasks"):
+        ran(place, tmp_path)
+    assert not list(tmp_path.rglob("stages"))
 
 
 def test_models_that_were_thrown_away_are_not_kept_in_silence(place: Path, tmp_path: Path) -> None:

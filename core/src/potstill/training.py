@@ -244,7 +244,6 @@ def _key(context: Context, plan: StagePlan, before: Mapping[str, StageResult]) -
 
     What is named by a path counts by what it holds, wherever it lies.
     """
-
     recipe, tables, named = context.recipe, tables_used(context.recipe, plan), dict(references(plan))
     files = context.named.within([*map(naming, tables.values()), *map(naming, named.values()), plan.options])
 

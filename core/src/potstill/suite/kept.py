@@ -36,6 +36,14 @@ def read_suite(folder: Path, who: str) -> dict[str, Any]:
     )
 
 
+def known_tasks(folder: Path) -> dict[str, Any]:
+    """The tasks that a suite ran in its folder; {} before it has run any.
+
+    Raises: FileError where its file is damaged.
+    """
+    return dict(_read(folder / FILE)["tasks"]) if (folder / FILE).is_file() else {}
+
+
 def _read(path: Path) -> dict[str, Any]:
     found = read_json(path)
     tasks = found.get("tasks") if isinstance(found, dict) else None

@@ -8,12 +8,12 @@ from statistics import mean
 from typing import Any
 
 from potstill.errors import UserError
-from potstill.files import read_json, write_json, write_text
+from potstill.files import write_json, write_text
 from potstill.progress import Progress
 from potstill.ranks import Ranks
 from potstill.report.folder import RecordedRun
 from potstill.suite.encoder import save_encoder
-from potstill.suite.kept import FILE
+from potstill.suite.kept import FILE, known_tasks
 from potstill.suite.tables import score_table
 from potstill.suite.tasks import ENCODER, SuiteTask, absence, check_keys, with_student
 from potstill.sweep import planned, sweep
@@ -86,9 +86,10 @@ def prepare_suite(
     """Checks every run of a suite, and then writes what all of them start from; nothing is trained.
 
     Raises: RecipeError for settings that cannot be; ModelError where the model cannot be read, or `folder` holds the
-        runs of another one; UserError for a grid over the student.
+        runs of another one; UserError for a grid over the student; FileError where the table of its runs is damaged.
     """
     check_keys(grid, "--grid")
+    known_tasks(folder)
     for task in tasks:
         planned(with_student(task, folder / ENCODER), grid, seeds)
     ranks = Ranks()
@@ -174,7 +175,7 @@ def _without_weights(folder: Path, rows: Sequence[Row]) -> Path | None:
 def _write(folder: Path, found: Mapping[str, Any]) -> None:
     """Every task that the folder has runs of, those of earlier calls too, also where the data is gone since."""
     path = folder / FILE
-    known = read_json(path)["tasks"] if path.is_file() else {}
+    known = known_tasks(folder)
     new = {name: task for name, task in found["tasks"].items() if "runs" in task or "runs" not in known.get(name, {})}
     every = {**found, "tasks": {**known, **new}}
     write_json(path, every)

@@ -50,10 +50,12 @@ def with_teachers(tasks: Sequence[SuiteTask], teachers: Mapping[str, Path]) -> l
                 f"--teacher has no model of the task '{task.name}'; it has {', '.join(teachers)}. Run that task there "
                 "first, or name others by --task."
             )
-        plans = expanded(recipes.parse({**task.recipe, "teacher": as_table(teachers[task.name])}, task.name)).stages
+    taught = [replace(task, recipe={**task.recipe, "teacher": as_table(teachers[task.name])}) for task in tasks]
+    for task in taught:
+        plans = expanded(recipes.parse(task.recipe, task.name)).stages
         if not any("teacher" in plugin_class(name).requires for plan in plans for name in plan.plugins):
             raise UserError(
                 f"--teacher: nothing in the task '{task.name}' learns from a teacher; add a plugin that does, such as "
                 "-p NAME (`potstill plugins list` shows them)."
             )
-    return [replace(task, recipe={**task.recipe, "teacher": as_table(teachers[task.name])}) for task in tasks]
+    return taught

@@ -219,8 +219,8 @@ class TokenClassification(Task):
         A word that the model did not see, since `max_length` cut it off or it has no token, counts as tagged "O" (the
         first tag where none is called so), so that a short `max_length` costs recall.
         """
-        _, known, found = self._told(logits, labels, rows)
-        return self._scores(known, found) if known else {}
+        assert rows is not None
+        return self.rescore(*self.kept(logits, labels, rows))
 
     def details(
         self, outcomes: Any, labels: Any, lengths: npt.NDArray[Any], rows: Examples | None = None
@@ -307,18 +307,6 @@ class TokenClassification(Task):
         places = np.flatnonzero(marks >= 0)[::-1]  # backwards, so that a word's first token has the last say
         tags[marks[places]] = tokens[places]
         return tags
-
-    def _scores(self, known: list[list[str]], found: list[list[str]]) -> dict[str, float]:
-        from seqeval.metrics import accuracy_score, f1_score, precision_score, recall_score
-
-        scores = {"accuracy": float(accuracy_score(known, found))}
-        if self._entities:
-            strict = {} if self.options.scheme is None else {"mode": "strict", "scheme": _scheme(self.options.scheme)}
-            for name, measure in (("precision", precision_score), ("recall", recall_score), ("f1", f1_score)):
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # no entity at all, or tags that are none: the numbers say so
-                    scores[name] = float(measure(known, found, zero_division=0, **strict))
-        return scores
 
     def decode(
         self,
